@@ -1,0 +1,298 @@
+"""Every way in which the harness fails, as one tree.
+
+::
+
+    QemuVMError
+     +-- SpecError (also ValueError)      a name, size or spec that can never be right
+     +-- SettingsError                    options, variables and ini contradict each other or make no sense
+     +-- CapabilityError                  this host cannot do what was asked
+     |    +-- QemuNotFound, QemuUnusable  no QEMU; something that is not a QEMU we can use
+     |    +-- AcceleratorUnavailable      an accelerator was demanded and could not be proven
+     |    +-- GuestUnavailable            no kernel, no busybox: the built-in guest cannot be made
+     +-- LaunchError                      QEMU died before it answered
+     +-- GuestBootError (also WaitTimeout) QEMU runs, its guest never came up
+     +-- VMStateError
+     |    +-- AlreadyRunning, NotRunning
+     +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
+     +-- NoFreeSlot                       no bus slot left for a device
+     +-- GuestCommandError                a command in the guest failed
+     |    +-- GuestCommandTimeout (also WaitTimeout)
+     +-- ChannelError                     the way to the guest is broken
+     +-- WaitTimeout                      something awaited did not come in time
+     +-- QmpError
+     |    +-- ConnectError, QmpDisconnected, CommandError
+     |    +-- QmpTimeout (also WaitTimeout)
+     +-- NotSupportedInDryRun             only a real machine could answer this
+
+An error says what happened (``brief``), the evidence (``details``: argv, exit status, log tail, last console
+lines) and what to do about it (``hint``). Tests assert on type and attributes, never on text.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def _rebuild(cls: type[QemuVMError], state: dict[str, Any]) -> QemuVMError:
+    """Recreate an error on the other side of a pickle without calling its constructor."""
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    return error
+
+
+class QemuVMError(Exception):
+    """The base of all failures of the harness.
+
+    ``brief`` is one sentence, ``details`` the evidence (may span lines), ``hint`` what to do next.
+    """
+
+    def __init__(self, brief: str, details: str | None = None, hint: str | None = None) -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [self.brief]
+        if self.details:
+            parts.append(self.details)
+        if self.hint:
+            parts.append(f"hint: {self.hint}")
+        return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by state, because subclasses take keyword-only evidence."""
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+class SpecError(QemuVMError, ValueError):
+    """A name, size or spec that can never be right; raised before anything is touched."""
+
+
+class SettingsError(QemuVMError):
+    """Options, environment variables and ini values that make no sense, or contradict one another."""
+
+
+class CapabilityError(QemuVMError):
+    """This host cannot do what was asked of it."""
+
+
+class QemuNotFound(CapabilityError):
+    """There is no QEMU binary where one was looked for."""
+
+
+class QemuUnusable(CapabilityError):
+    """The binary is not a QEMU system emulator, does not start, or is older than the oldest supported."""
+
+
+class AcceleratorUnavailable(CapabilityError):
+    """The accelerator that was demanded could not be proven to work."""
+
+
+class GuestUnavailable(CapabilityError):
+    """Something the built-in guest is made from (a kernel, its modules, busybox) is missing."""
+
+
+class LaunchError(QemuVMError):
+    """QEMU ended before it could be used.
+
+    ``argv`` is the command line, ``status`` its exit status (negative: killed by that signal; None: it did
+    not end but never answered), ``log`` the last lines it wrote.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        argv: Sequence[str],
+        status: int | None,
+        log: str,
+    ) -> None:
+        evidence = [details] if details else []
+        evidence.append(f"exit status: {'none' if status is None else status}")
+        evidence.append(f"log:\n{log.rstrip() or '(empty)'}")
+        evidence.append(f"command line:\n{shlex.join(argv)}")
+        super().__init__(brief, "\n".join(evidence), hint)
+        self.argv = tuple(argv)
+        self.status = status
+        self.log = log
+
+
+class VMStateError(QemuVMError):
+    """The VM is not in a state in which this can be done."""
+
+
+class AlreadyRunning(VMStateError):
+    """The VM is running, or being started by somebody else right now."""
+
+
+class NotRunning(VMStateError):
+    """The VM is not running."""
+
+
+class VMNotFound(QemuVMError, LookupError):
+    """No VM of that name in this session."""
+
+
+class DiskNotFound(QemuVMError, LookupError):
+    """No disk of that name in this session."""
+
+
+class TemplateNotFound(QemuVMError, LookupError):
+    """No template of that name."""
+
+
+class NetworkNotFound(QemuVMError, LookupError):
+    """No network of that name in this session."""
+
+
+class NoFreeSlot(QemuVMError):
+    """The machine has no slot left on the bus that the device needs."""
+
+
+class WaitTimeout(QemuVMError):
+    """Something did not happen in time.
+
+    ``waited_for`` names it, ``seconds`` is how long it was given.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.waited_for = waited_for
+        self.seconds = seconds
+
+
+class GuestBootError(WaitTimeout):
+    """QEMU runs, but its guest did not come up; ``console`` holds the end of what it said."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        waited_for: str,
+        seconds: float,
+        console: str,
+    ) -> None:
+        evidence = [details] if details else []
+        evidence.append(f"last console lines:\n{console.rstrip() or '(the console said nothing)'}")
+        super().__init__(brief, "\n".join(evidence), hint, waited_for=waited_for, seconds=seconds)
+        self.console = console
+
+
+class GuestCommandError(QemuVMError):
+    """A command in the guest ended with a status other than 0; ``result`` is its ExecResult."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, result: Any
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.result = result
+
+
+class GuestCommandTimeout(GuestCommandError, WaitTimeout):
+    """A command in the guest overran its time and was killed; ``result`` holds what it had written."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        result: Any,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        QemuVMError.__init__(self, brief, details, hint)
+        self.result = result
+        self.waited_for = waited_for
+        self.seconds = seconds
+
+
+class ChannelError(QemuVMError):
+    """The channel to the guest broke, or the guest answered something that is not its protocol."""
+
+
+class QmpError(QemuVMError):
+    """Anything that goes wrong between us and QEMU's monitor."""
+
+
+class ConnectError(QmpError):
+    """No QMP greeting, or the negotiation failed."""
+
+
+class QmpTimeout(QmpError, WaitTimeout):
+    """A reply or an event did not come in time. For a command the outcome is unknown."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        WaitTimeout.__init__(self, brief, details, hint, waited_for=waited_for, seconds=seconds)
+
+
+class QmpDisconnected(QmpError):
+    """The monitor is gone, usually because QEMU is; ``status`` and ``log`` are its exit status and log tail."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        status: int | None = None,
+        log: str = "",
+    ) -> None:
+        evidence = [details] if details else []
+        evidence.append(f"exit status of QEMU: {'still running or unknown' if status is None else status}")
+        if log:
+            evidence.append(f"log:\n{log.rstrip()}")
+        super().__init__(brief, "\n".join(evidence), hint)
+        self.status = status
+        self.log = log
+
+
+class CommandError(QmpError):
+    """QEMU refused a command; ``class_`` and ``desc`` are its own words."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, class_: str, desc: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.class_ = class_
+        self.desc = desc
+
+
+class NotSupportedInDryRun(QemuVMError):
+    """Only a real machine could answer this, so dry-run does not pretend to."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known words closest to a misspelt one."""
+    import difflib  # noqa: PLC0415  # 2 ms that only a misspelling should cost
+
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(name) for name in close)}?"
+    return f"known: {', '.join(names)}"

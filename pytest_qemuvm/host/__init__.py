@@ -1,0 +1,1 @@
+"""Effects on the host: processes, files, accelerators, packages. Nothing above may touch them directly."""

@@ -1,0 +1,36 @@
+"""One deadline goes down the call chain, so that nested waits cannot add up to more than was granted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment on the monotonic clock by which something must have happened."""
+
+    at: float
+    """The moment, in seconds of ``time.monotonic()``."""
+    seconds: float
+    """How long was granted in all, for the error message."""
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the deadline that many seconds from now."""
+        return cls(time.monotonic() + seconds, seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """True once the moment has passed."""
+        return time.monotonic() >= self.at
+
+    def sooner(self, seconds: float) -> Deadline:
+        """Return the earlier of this deadline and one that many seconds from now."""
+        other = Deadline.after(seconds)
+        return other if other.at < self.at else self

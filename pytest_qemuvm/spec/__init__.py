@@ -1,0 +1,1 @@
+"""What a test asks for: frozen values that are valid as soon as they exist. No effects."""
