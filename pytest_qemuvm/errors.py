@@ -252,7 +252,7 @@ class QmpTimeout(QmpError, WaitTimeout):
 
 
 class QmpDisconnected(QmpError):
-    """The monitor is gone, usually because QEMU is; ``status`` and ``log`` are its exit status and log tail."""
+    """The monitor is gone, usually because QEMU is; ``status`` and ``log`` are its last words."""
 
     def __init__(
         self,

@@ -1,0 +1,55 @@
+"""Pytest fixtures that give a test a real QEMU machine of its own.
+
+Nothing is imported before it is asked for: a suite that never wants a VM should not pay for one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.errors import QemuVMError
+    from pytest_qemuvm.guest.channel import ExecResult
+    from pytest_qemuvm.machine.vm import VM
+    from pytest_qemuvm.spec.devices import DiskSpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+    from pytest_qemuvm.spec.vm import VMSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VM",
+    "DiskSpec",
+    "ExecResult",
+    "NicSpec",
+    "QemuVMError",
+    "RngSpec",
+    "SerialSpec",
+    "UsbSpec",
+    "VMSpec",
+]
+
+_HOMES = {
+    "VM": "pytest_qemuvm.machine.vm",
+    "DiskSpec": "pytest_qemuvm.spec.devices",
+    "ExecResult": "pytest_qemuvm.guest.channel",
+    "NicSpec": "pytest_qemuvm.spec.devices",
+    "QemuVMError": "pytest_qemuvm.errors",
+    "RngSpec": "pytest_qemuvm.spec.devices",
+    "SerialSpec": "pytest_qemuvm.spec.devices",
+    "UsbSpec": "pytest_qemuvm.spec.devices",
+    "VMSpec": "pytest_qemuvm.spec.vm",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,149 @@
+"""Which device goes where: buses, slots and ids of everything a machine has at launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.devices.controllers import (
+    root_port,
+    scsi_controller,
+    serial_controller,
+    usb_controller,
+)
+from pytest_qemuvm.devices.disk import disk
+from pytest_qemuvm.devices.nic import nic
+from pytest_qemuvm.devices.place import Image, Place
+from pytest_qemuvm.devices.platform import balloon, display, panic_notifier, vm_generation_id
+from pytest_qemuvm.devices.rng import rng
+from pytest_qemuvm.devices.serial import serial_port
+from pytest_qemuvm.errors import SpecError
+from pytest_qemuvm.plan.identity import mac_address
+from pytest_qemuvm.plan.model import ImagePlan, PlannedNic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_qemuvm.arch import Machine
+    from pytest_qemuvm.devices.steps import Fragment
+    from pytest_qemuvm.plan.model import Surroundings
+    from pytest_qemuvm.spec.devices import DiskSpec
+    from pytest_qemuvm.spec.vm import VMSpec
+
+AGENT_PORTS = 4
+"""Ports for the agent: commands of several threads run side by side, and the last ends an overrun one."""
+
+_PLATFORM = {"vmgenid": vm_generation_id, "pvpanic": panic_notifier, "display": display}
+_CONTROLLERS = {"scsi": scsi_controller, "usb": usb_controller}
+_PCI_ONLY = ("nvme", "usb")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All fragments in the order of the command line."""
+
+    built_in: tuple[Fragment, ...]
+    requested: tuple[Fragment, ...]
+    images: tuple[ImagePlan, ...]
+    nics: tuple[PlannedNic, ...]
+    agent_sockets: tuple[str, ...]
+    sockets: tuple[str, ...]
+    free_ports: tuple[str, ...]
+
+
+class _RootPorts:
+    """Hands out root ports; on machines without them, the bus that takes their place."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self.ids: list[str] = []
+
+    def next(self) -> str | None:
+        if self._machine.hotplug != "root-port":
+            return self._machine.root_bus
+        self.ids.append(f"rp{len(self.ids)}")
+        return self.ids[-1]
+
+    def fragments(self) -> Iterator[Fragment]:
+        for number, port in enumerate(self.ids):
+            yield root_port(Place(port, self._machine.root_bus), number)
+
+
+def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
+    """Give every device of the spec its id and its place."""
+    ports = _RootPorts(machine)
+    images: list[ImagePlan] = []
+    nics: list[PlannedNic] = []
+    requested: list[Fragment] = []
+    for index, disk_spec in enumerate(spec.disks):
+        _check_bus(disk_spec.bus, machine)
+        image, made = _image(disk_spec, f"{world.run_dir}/disk{index}")
+        images.extend(made)
+        requested.append(disk(disk_spec, _disk_place(disk_spec, index, machine, ports), image))
+    for index, nic_spec in enumerate(spec.nics):
+        if nic_spec.model != "virtio":
+            _check_bus(nic_spec.model, machine, needs_pci=True)
+        planned = PlannedNic(
+            f"nic{index}", nic_spec.mac or mac_address(world.tag, world.name, index), nic_spec.forward
+        )
+        nics.append(planned)
+        requested.append(nic(nic_spec, Place(planned.id, ports.next(), machine.transport), planned.mac))
+    for index, serial in enumerate(spec.serials):
+        requested.append(serial_port(Place(f"serial{index}", "vserial.0"), serial.name, f"serial{index}"))
+    if spec.balloon:
+        requested.append(balloon(Place("balloon0", machine.root_bus, machine.transport)))
+    free = [ports.next() for _ in range(spec.hotplug_slots)] if machine.hotplug == "root-port" else []
+    agent = tuple(f"agent{number}" for number in range(AGENT_PORTS)) if world.boot else ()
+    return Layout(
+        built_in=(*ports.fragments(), *_built_in(spec, machine, agent)),
+        requested=tuple(requested),
+        images=tuple(images),
+        nics=tuple(nics),
+        agent_sockets=agent,
+        sockets=(*agent, *(f"serial{index}" for index in range(len(spec.serials)))),
+        free_ports=tuple(port for port in free if port),
+    )
+
+
+def _built_in(spec: VMSpec, machine: Machine, agent: tuple[str, ...]) -> Iterator[Fragment]:
+    """Yield what the machine has without the test asking for it."""
+
+    def place(name: str) -> Place:
+        return Place(name, machine.root_bus, machine.transport)
+
+    yield serial_controller(place("vserial"))
+    for number, fd in enumerate(agent):
+        yield serial_port(Place(fd, "vserial.0"), f"org.qemuvm.agent.{number}", fd)
+    yield rng(place("rng0"))
+    for bus, controller in _CONTROLLERS.items():
+        if machine.transport == "pci" or bus not in _PCI_ONLY:
+            yield controller(place(bus))
+    for name in machine.platform:
+        if name != "display" or spec.display:
+            yield _PLATFORM[name](place(name))
+
+
+def _check_bus(what: str, machine: Machine, *, needs_pci: bool = False) -> None:
+    if machine.transport != "pci" and (needs_pci or what in _PCI_ONLY):
+        raise SpecError(f"{machine.name} has no PCI bus, which {what} needs", hint="use machine='q35'")
+
+
+def _disk_place(spec: DiskSpec, index: int, machine: Machine, ports: _RootPorts) -> Place:
+    """Return where a disk goes: SCSI and USB disks on a controller, the others on their own slot."""
+    name = f"disk{index}"
+    if spec.bus == "scsi":
+        return Place(name, "scsi.0")
+    if spec.bus == "usb":
+        return Place(name, "usb.0")
+    return Place(name, ports.next(), machine.transport)
+
+
+def _image(spec: DiskSpec, stem: str) -> tuple[Image, tuple[ImagePlan, ...]]:
+    """Return the image that QEMU opens for a disk, and what has to be made for it to exist."""
+    if spec.path is None:
+        image = Image(f"{stem}.{spec.format}", spec.format)
+        return image, (ImagePlan(image.path, image.format, spec.bytes),)
+    if spec.read_only:
+        return Image(str(spec.path), spec.format), ()
+    overlay = Image(f"{stem}.overlay.qcow2", "qcow2")
+    return overlay, (ImagePlan(overlay.path, "qcow2", None, str(spec.path), spec.format),)

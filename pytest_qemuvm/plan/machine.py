@@ -1,0 +1,110 @@
+"""The command line as a fold over what each device needs."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.arch import machine_type
+from pytest_qemuvm.devices.steps import AddSocketChardev, escaped
+from pytest_qemuvm.errors import SpecError
+from pytest_qemuvm.plan.layout import lay_out
+from pytest_qemuvm.plan.model import MachinePlan
+from pytest_qemuvm.spec.sizes import GIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_qemuvm.arch import Machine
+    from pytest_qemuvm.plan.model import Surroundings
+    from pytest_qemuvm.spec.vm import VMSpec
+
+MEMORY_SLOTS = 4
+MEMORY_ROOM = 4 * GIB
+"""How much memory can be plugged; address space only, it costs nothing until it is plugged."""
+LEAST_MAX_CPUS = 4
+"""Room for CPU hot-plug; and below 2, virtio-net links between VMs die under TCG (measured, QEMU 7.2)."""
+TB_SIZE = 128
+"""MiB for TCG's translated code. QEMU would reserve 1 GiB; the built-in guest fills less than 40 MiB."""
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
+    """Decide everything about a machine before anything is touched.
+
+    Raises SpecError where the spec asks for what the machine type does not have.
+    """
+    machine = machine_type(world.arch, spec.machine)
+    if spec.kernel and world.boot is None:
+        raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
+    layout = lay_out(spec, machine, world)
+    console_log = f"{world.run_dir}/console.log"
+    firmware = None if world.boot else (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware)
+    return MachinePlan(
+        name=world.name,
+        argv=tuple(
+            chain(
+                [world.binary],
+                _process(world),
+                _processor(spec, machine, world),
+                _boot(spec, machine, world, firmware[0] if firmware else None),
+                _channels(console_log),
+                chain.from_iterable(fragment.argv() for fragment in (*layout.built_in, *layout.requested)),
+                spec.args,
+            )
+        ),
+        sockets=("qmp", "console", *layout.sockets),
+        agent_ports=layout.agent_sockets,
+        images=layout.images,
+        firmware=firmware,
+        console_log=console_log,
+        devices=layout.requested,
+        nics=layout.nics,
+        free_ports=layout.free_ports,
+        guest=world.boot is not None,
+    )
+
+
+def _process(world: Surroundings) -> Iterator[str]:
+    """Yield what QEMU is told of itself."""
+    yield from ("-name", f"guest={escaped(world.name)}@{world.tag}")
+    yield from ("-no-user-config", "-nodefaults", "-display", "none")
+    if world.sandbox:
+        yield from ("-sandbox", SANDBOX)
+    # A guest that panicked or switched itself off stays to be looked at, and its event cannot be lost in
+    # QEMU's exit; whoever owns the VM ends it.
+    yield from ("-action", "panic=pause,shutdown=pause")
+
+
+def _processor(spec: VMSpec, machine: Machine, world: Surroundings) -> Iterator[str]:
+    yield from ("-machine", machine.options)
+    accelerator = f"tcg,tb-size={TB_SIZE}" if world.accelerator == "tcg" else world.accelerator
+    yield from ("-accel", accelerator, "-cpu", world.cpu_model)
+    yield from ("-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, LEAST_MAX_CPUS)}")
+    memory = f"size={spec.bytes // MIB}M"
+    if machine.memory_slots:
+        memory += f",slots={MEMORY_SLOTS},maxmem={(spec.bytes + MEMORY_ROOM) // MIB}M"
+    yield from ("-m", memory)
+
+
+def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | None) -> Iterator[str]:
+    """Yield what the processor runs first: the guest's kernel, or a firmware that halts."""
+    if world.boot is None:
+        assert firmware is not None
+        yield from ("-bios", firmware)
+        return
+    yield from ("-kernel", world.boot.kernel)
+    if world.boot.initrd:
+        yield from ("-initrd", world.boot.initrd)
+    words = " ".join(filter(None, (world.boot.append, machine.append, spec.append)))
+    yield from ("-append", words)
+    yield from ("-fw_cfg", f"name=opt/qemuvm/hostname,string={escaped(world.name)}")
+
+
+def _channels(console_log: str) -> Iterator[str]:
+    """Yield the monitor and the serial console, both on sockets that the harness already holds."""
+    yield from AddSocketChardev("qmp", "qmp").argv()
+    yield from ("-mon", "chardev=qmp,mode=control")
+    yield from AddSocketChardev("console", "console", logfile=console_log).argv()
+    yield from ("-serial", "chardev:console")

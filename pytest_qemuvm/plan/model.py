@@ -1,0 +1,103 @@
+"""The plan of a machine: argv, files, ids and descriptors, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_qemuvm.arch import Architecture
+    from pytest_qemuvm.devices.steps import Fragment
+    from pytest_qemuvm.spec.boot import KernelBoot
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a plan has to be told of the world: who runs it, where, and on what."""
+
+    name: str
+    """The VM's name."""
+    tag: str
+    """The session's tag; it stands on the command line of every process of the session."""
+    run_dir: str
+    """The VM's own directory."""
+    arch: Architecture
+    binary: str
+    """Path of the QEMU binary."""
+    accelerator: str
+    """``kvm`` or ``tcg``, as proven."""
+    cpu_model: str
+    boot: KernelBoot | None
+    """What the guest boots; None for a machine without a guest."""
+    sandbox: bool = True
+    """Whether QEMU can confine itself by seccomp."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePlan:
+    """An image file to be made before the launch."""
+
+    path: str
+    format: str
+    size: int | None
+    """Virtual size in bytes; None: that of the backing image."""
+    backing: str | None = None
+    backing_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNic:
+    """A network interface with the address it will have."""
+
+    id: str
+    mac: str
+    forward: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MachinePlan:
+    """Everything that is decided before anything is done."""
+
+    name: str
+    argv: tuple[str, ...]
+    """The command line; ``{fd:NAME}`` stands for a descriptor that exists only at launch."""
+    sockets: tuple[str, ...]
+    """Names of the socket pairs of which QEMU inherits one end each."""
+    agent_ports: tuple[str, ...]
+    """Those of them that the guest's agent serves."""
+    images: tuple[ImagePlan, ...]
+    firmware: tuple[str, bytes] | None
+    """A firmware image to be written: path and content."""
+    console_log: str
+    devices: tuple[Fragment, ...]
+    """What the test asked for; root ports and the like are not among it."""
+    nics: tuple[PlannedNic, ...]
+    free_ports: tuple[str, ...]
+    """Root ports left for hot-plug."""
+    guest: bool
+    """Whether a guest is to come up that answers on the agent's ports."""
+
+    def argv_with(self, descriptors: Mapping[str, int]) -> tuple[str, ...]:
+        """Return the command line with the descriptors' numbers in place."""
+        words = []
+        for word in self.argv:
+            filled = word
+            for name, number in descriptors.items():
+                filled = filled.replace(f"{{fd:{name}}}", str(number))
+            words.append(filled)
+        return tuple(words)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data for a file."""
+        return {
+            "name": self.name,
+            "argv": list(self.argv),
+            "sockets": list(self.sockets),
+            "images": [asdict(image) for image in self.images],
+            "devices": [{"id": device.id, "kind": device.kind} for device in self.devices],
+            "nics": [asdict(nic) for nic in self.nics],
+            "free_ports": list(self.free_ports),
+            "guest": self.guest,
+        }

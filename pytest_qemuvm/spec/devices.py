@@ -1,0 +1,141 @@
+"""Devices as a test asks for them. The same value serves at launch and for hot-plug."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from pytest_qemuvm.errors import SpecError, nearest
+from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.sizes import parse_size
+
+if TYPE_CHECKING:
+    import os
+
+DiskBus = Literal["virtio", "scsi", "nvme", "usb"]
+DiskFormat = Literal["qcow2", "raw"]
+NicModel = Literal["virtio", "e1000e"]
+Transport = Literal["pci", "mmio"]
+"""How virtio devices reach the guest: microvm has no PCI bus."""
+
+_SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+
+
+def one_of(value: object, kinds: object, what: str) -> None:
+    """Raise SpecError unless the value is one of a Literal's words."""
+    known = get_args(kinds)
+    if value not in known:
+        raise SpecError(f"{value!r} is not a {what}", hint=nearest(str(value), known))
+
+
+class DeviceSpec:
+    """What all device specs have in common: they are frozen values that a device kind can be found for."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec(DeviceSpec):
+    """A disk: a new, empty image of ``size``, or an image of the user's own at ``path``.
+
+    The user's image is never written: the machine writes to an overlay on it (or, with ``read_only``, not at
+    all). Its format is never guessed, because a guest could write a header into a raw image that QEMU would
+    then believe: say ``format="raw"`` where it is not qcow2.
+    """
+
+    size: int | str | None = None
+    """Virtual size: ``"64M"`` or bytes. With ``path`` it may be left out: the image's own size."""
+    bus: DiskBus = "virtio"
+    serial: str | None = None
+    """Up to 20 characters; the guest finds the disk by it under ``/dev/disk/by-id``."""
+    format: DiskFormat = "qcow2"
+    read_only: bool = False
+    path: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        one_of(self.bus, DiskBus, "disk bus")
+        one_of(self.format, DiskFormat, "disk format")
+        if self.path is None and self.size is None:
+            raise SpecError("a disk needs a size or the path of an image")
+        if self.size is not None:
+            object.__setattr__(self, "size", parse_size(self.size, "disk size"))
+            if self.bytes % 512:
+                raise SpecError(f"disk size: {self.size} bytes is not a multiple of a sector (512 bytes)")
+        if self.path is not None:
+            path = Path(self.path)
+            if self.size is not None:
+                raise SpecError(f"the image {path} brings its own size; leave size= out")
+            if not path.is_file():
+                raise SpecError(f"no disk image at {path}")
+            object.__setattr__(self, "path", path.absolute())
+        if self.serial is not None and not _SERIAL.fullmatch(self.serial):
+            raise SpecError(
+                f"{self.serial!r} is not a disk serial", hint="up to 20 letters, digits, '_', '.' or '-'"
+            )
+
+    @property
+    def bytes(self) -> int:
+        """The virtual size in bytes; only for a disk that is to be made."""
+        assert isinstance(self.size, int)
+        return self.size
+
+
+@dataclass(frozen=True, slots=True)
+class NicSpec(DeviceSpec):
+    """A network interface on user-mode networking, shut off from the world unless asked.
+
+    ``forward`` are TCP ports of the guest that the host may reach; QEMU chooses the host's ports, on
+    127.0.0.1 only, and ``vm.port(guest_port)`` tells them. ``outward=True`` lets the guest reach the host's
+    network.
+    """
+
+    model: NicModel = "virtio"
+    mac: str | None = None
+    """``"52:54:00:12:34:56"``; left out, an address unique to the VM is chosen."""
+    forward: tuple[int, ...] = ()
+    outward: bool = False
+
+    def __post_init__(self) -> None:
+        one_of(self.model, NicModel, "NIC model")
+        if self.mac is not None:
+            mac = self.mac.lower()
+            if not _MAC.fullmatch(mac):
+                raise SpecError(f"{self.mac!r} is not a MAC address", hint="write '52:54:00:12:34:56'")
+            if int(mac[:2], 16) & 1:
+                raise SpecError(f"{self.mac} is a multicast address, which no interface may have")
+            object.__setattr__(self, "mac", mac)
+        forward = (self.forward,) if isinstance(self.forward, int) else tuple(self.forward)
+        for port in forward:
+            if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+                raise SpecError(f"{port!r} is not a TCP port of the guest", hint="a number from 1 to 65535")
+        if len(set(forward)) != len(forward):
+            raise SpecError(f"forward={forward!r} names a port twice")
+        object.__setattr__(self, "forward", forward)
+
+
+@dataclass(frozen=True, slots=True)
+class SerialSpec(DeviceSpec):
+    """A virtio-serial port; the guest finds it as ``/dev/virtio-ports/<name>``."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        checked_name(self.name, "serial port")
+
+
+@dataclass(frozen=True, slots=True)
+class RngSpec(DeviceSpec):
+    """A random number generator fed from the host's ``/dev/urandom``."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsbSpec(DeviceSpec):
+    """A USB device: ``kbd``, ``mouse`` or ``tablet``."""
+
+    kind: Literal["kbd", "mouse", "tablet"] = "kbd"
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, Literal["kbd", "mouse", "tablet"], "USB device")
