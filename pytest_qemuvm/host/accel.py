@@ -8,17 +8,19 @@ model of a ladder that works. TCG must pass the second. Cold: 0.1 s. From the ca
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_qemuvm.errors import AcceleratorUnavailable
-from pytest_qemuvm.host import kvm, probe_cache
+from pytest_qemuvm.host import probe_cache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_qemuvm.host.binary import QemuBinary
+
+DEVICE = "/dev/kvm"
 
 Name = Literal["kvm", "tcg"]
 Wanted = Literal["auto", "kvm", "tcg"]
@@ -42,8 +44,7 @@ class Accelerator:
     """What was measured, in one line: for pytest's header."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """The result of trying one accelerator."""
 
     proven: bool
@@ -54,7 +55,7 @@ class Trial:
 
 
 def prove(
-    binary: QemuBinary, wanted: Wanted, cache: Path, *, device: str = kvm.DEVICE, fresh: bool = False
+    binary: QemuBinary, wanted: Wanted, cache: Path, *, device: str = DEVICE, fresh: bool = False
 ) -> Accelerator:
     """Return the accelerator to use.
 
@@ -76,12 +77,27 @@ def prove(
             fast.hint,
         )
     found = _accept("tcg", slow)
-    return replace(found, proof=f"kvm rejected: {fast.reason}; {found.proof}")
+    return Accelerator("tcg", found.cpu_model, f"kvm rejected: {fast.reason}; {found.proof}")
 
 
-def try_kvm(binary: QemuBinary, cache: Path, *, device: str = kvm.DEVICE, fresh: bool = False) -> Trial:
+def try_kvm(binary: QemuBinary, cache: Path, *, device: str = DEVICE, fresh: bool = False) -> Trial:
     """Return what was measured of KVM, good or bad, for a report."""
     return _Trials(binary, cache, device, fresh=fresh).of("kvm")
+
+
+def access_key(device: str) -> dict[str, Any]:
+    """Return all that decides whether this user may open the device; when it changes, ask again."""
+    try:
+        info = os.stat(device)  # noqa: PTH116  # once per session: the fast way
+    except OSError as error:
+        return {"device": device, "missing": type(error).__name__}
+    return {
+        "device": device,
+        # Loading the module anew, a chmod and a new access list all show in these.
+        "node": [info.st_ino, info.st_ctime_ns, info.st_mode, info.st_uid, info.st_gid],
+        "user": [os.geteuid(), os.getegid(), *sorted(os.getgroups())],
+        "open": os.access(device, os.R_OK | os.W_OK),
+    }
 
 
 def _accept(name: Name, trial: Trial) -> Accelerator:
@@ -103,7 +119,7 @@ class _Trials:
         self._device = device
         # Users who share a cache differ in what they may open.
         self._file = f"accel-{binary.fingerprint}-{os.geteuid()}"
-        self._key = {"boot": _boot_id(), "kvm": kvm.access_key(device)}
+        self._key = {"boot": _boot_id(), "kvm": access_key(device)}
         stored = None if fresh else probe_cache.load(cache, self._file, self._key)
         self._answers: dict[str, Any] = stored or {}
 
@@ -114,17 +130,19 @@ class _Trials:
         trial = self._try_kvm() if name == "kvm" else _climb(self._binary, "tcg", TCG_LADDER)
         if trial.proven or name == "kvm":
             # That TCG fails is never kept: a machine too busy to answer must not be judged for good.
-            self._answers[name] = asdict(trial)
+            self._answers[name] = trial._asdict()
             probe_cache.store(self._cache, self._file, self._key, self._answers)
         return trial
 
     def _try_kvm(self) -> Trial:
+        from pytest_qemuvm.host import kvm  # noqa: PLC0415  # needed on a miss only
+
         answer = kvm.probe_kvm(self._device)
         if not answer.native:
             return Trial(proven=False, cpu_model="", reason=answer.reason, hint=answer.hint, seconds=0.0)
         trial = _climb(self._binary, "kvm", KVM_LADDER)
         if trial.proven:
-            return replace(trial, reason=f", -cpu {trial.cpu_model}: {answer.reason}")
+            return trial._replace(reason=f", -cpu {trial.cpu_model}: {answer.reason}")
         return trial
 
 
@@ -137,7 +155,7 @@ def _as_trial(stored: Any) -> Trial | None:
             "hint": str() | None,
             "seconds": float(),
         } if len(stored) == 5:
-            return Trial(**cast("dict[str, Any]", stored))
+            return Trial(**stored)
     return None
 
 

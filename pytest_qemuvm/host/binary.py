@@ -21,7 +21,7 @@ OLDEST = (7, 2, 0)
 _START_SECONDS = 10.0
 """``--version`` takes 15 ms; a cold disk may take seconds."""
 
-_BANNER = re.compile(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?.*")
+_BANNER = r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?.*"
 
 _INSTALL_HINT = "run `qemuvm setup`, or name the binary with --qemu-binary or QEMUVM_QEMU_BINARY"
 
@@ -140,7 +140,7 @@ def _ask_version(path: Path) -> tuple[tuple[int, int, int], str]:
 def parse_version(path: Path, outcome: Outcome) -> tuple[tuple[int, int, int], str]:
     """Read the answer to ``--version``; raises QemuUnusable where it is not that of a QEMU we can use."""
     text = outcome.stdout.strip().partition("\n")[0]
-    banner = _BANNER.fullmatch(text)
+    banner = re.fullmatch(_BANNER, text)
     if not outcome.ok:
         raise QemuUnusable(f"{path} does not start", outcome.evidence(), _INSTALL_HINT)
     if banner is None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import grp
+import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-DEVICE = "/dev/kvm"
+from pytest_qemuvm.host.bounded import run_bounded
 
 NATIVE_NS = 20.0
 """At most this many nanoseconds per iteration of a two-instruction loop. Natively it takes under 1, on a
@@ -26,32 +30,11 @@ class KvmAnswer:
     hint: str | None = None
 
 
-def access_key(device: str = DEVICE) -> dict[str, Any]:
-    """Return all that decides whether this user may open the device; when it changes, ask again."""
-    try:
-        info = os.stat(device)  # noqa: PTH116  # once per session: the fast way
-    except OSError as error:
-        return {"device": device, "missing": type(error).__name__}
-    return {
-        "device": device,
-        # Loading the module anew, a chmod and a new access list all show in these.
-        "node": [info.st_ino, info.st_ctime_ns, info.st_mode, info.st_uid, info.st_gid],
-        "user": [os.geteuid(), os.getegid(), *sorted(os.getgroups())],
-        "open": os.access(device, os.R_OK | os.W_OK),
-    }
-
-
-def probe_kvm(device: str = DEVICE) -> KvmAnswer:
+def probe_kvm(device: str) -> KvmAnswer:
     """Run the probe in a process of its own and judge what it says. Takes about 50 ms, at most 10 s."""
     refused = _refusal(device)
     if refused is not None:
         return refused
-    import json  # noqa: PLC0415  # needed on a miss only, like the rest
-    import sys  # noqa: PLC0415
-    from pathlib import Path  # noqa: PLC0415
-
-    from pytest_qemuvm.host.bounded import run_bounded  # noqa: PLC0415
-
     program = Path(__file__).with_name("kvm_probe.py")
     try:
         outcome = run_bounded(
@@ -94,7 +77,7 @@ def _slow(what: str, nanoseconds: float) -> str:
 def _refusal(device: str) -> KvmAnswer | None:
     """Answer without a probe where the device is missing or closed to this user."""
     try:
-        info = os.stat(device)  # noqa: PTH116
+        info = Path(device).stat()
     except FileNotFoundError:
         return KvmAnswer(
             native=False,
@@ -118,8 +101,6 @@ def _refusal(device: str) -> KvmAnswer | None:
 
 
 def _group_name(gid: int) -> str:
-    import grp  # noqa: PLC0415  # a refusal is rare
-
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
