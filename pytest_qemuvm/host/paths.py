@@ -11,6 +11,8 @@ from pathlib import Path
 from pytest_qemuvm.errors import QemuVMError
 
 CACHE_VARIABLE = "QEMUVM_CACHE"
+LONGEST_TEMPORARY = 30
+"""Characters of TMPDIR that leave room for tag, VM and file in a socket's path."""
 
 
 def cache_dir() -> Path:
@@ -27,23 +29,22 @@ def cache_dir() -> Path:
 
 
 def runtime_root() -> Path:
-    """Return the user's private directory for sessions, made if it is missing.
+    """Return the user's private directory for sessions, made if it is missing: ``/tmp/qemuvm-1000``.
 
-    It is short (``/run/user/1000/qemuvm``, else ``/tmp/qemuvm-1000``), because a unix socket's path is cut
-    off at 107 bytes. Raises QemuVMError where somebody else could write to it.
+    It lies in ``TMPDIR`` unless that is long: a unix socket's path is cut off at 107 bytes. Raises
+    QemuVMError where somebody else could write to it.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and len(runtime) <= 40 and os.access(runtime, os.W_OK):
-        root = Path(runtime) / "qemuvm"
-    else:
-        root = Path(tempfile.gettempdir()) / f"qemuvm-{os.getuid()}"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = tempfile.gettempdir()
+    if len(temporary) > LONGEST_TEMPORARY:
+        temporary = "/tmp"  # noqa: S108  # the directory below it is checked to be ours alone
+    root = Path(temporary) / f"qemuvm-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
     info = root.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise QemuVMError(
             f"{root} is not a directory that only you can use",
             f"owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):o}",
-            f"remove {root}, or set XDG_RUNTIME_DIR to a private directory",
+            f"remove {root}, or set TMPDIR to a private directory",
         )
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -107,7 +108,8 @@ class NicSpec(DeviceSpec):
             if int(mac[:2], 16) & 1:
                 raise SpecError(f"{self.mac} is a multicast address, which no interface may have")
             object.__setattr__(self, "mac", mac)
-        forward = (self.forward,) if isinstance(self.forward, int) else tuple(self.forward)
+        given: object = self.forward
+        forward = tuple(given) if isinstance(given, Iterable) else (given,)
         for port in forward:
             if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
                 raise SpecError(f"{port!r} is not a TCP port of the guest", hint="a number from 1 to 65535")

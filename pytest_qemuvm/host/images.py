@@ -1,0 +1,124 @@
+"""Image files, written without a child process.
+
+An empty qcow2 is a header, a refcount table, one refcount block and an empty L1 table. Writing these takes
+well under a millisecond, ``qemu-img create`` takes four. The format is QEMU's ``docs/interop/qcow2.txt``.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.errors import QemuVMError, SpecError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_qemuvm.plan.model import ImagePlan
+
+MAGIC = b"QFI\xfb"
+_CLUSTER_BITS = 16
+_CLUSTER = 1 << _CLUSTER_BITS
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # version 3, 104 bytes
+_BACKING_FORMAT = 0xE2792ACA  # header extension: the backing file's format, so that it is never probed
+_LONGEST_BACKING = 1023
+
+
+def make_image(plan: ImagePlan, path: Path) -> None:
+    """Make an image and check that it is what was asked for; on failure leave no file behind.
+
+    Raises SpecError for a backing image that is not what its format says, QemuVMError where the file cannot
+    be written.
+    """
+    size = plan.size
+    if plan.backing is not None:
+        size = virtual_size(plan.backing, plan.backing_format or "raw")
+    assert size is not None
+    try:
+        with path.open("xb") as file:
+            if plan.format == "raw":
+                file.truncate(size)
+            else:
+                file.write(qcow2_header(size, plan.backing, plan.backing_format))
+                file.truncate(_layout(size)[1])
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise QemuVMError(f"the disk image {path} cannot be made: {error}") from error
+    made = virtual_size(str(path), plan.format)
+    if made != size:
+        path.unlink()
+        raise QemuVMError(f"the disk image {path} came out with {made} bytes instead of {size}")
+
+
+def _layout(size: int) -> tuple[int, int]:
+    """Return the entries of the L1 table and the file's length for a virtual size."""
+    per_l1_entry = _CLUSTER * (_CLUSTER // 8)
+    entries = max(1, -(-size // per_l1_entry))
+    l1_clusters = -(-entries * 8 // _CLUSTER)
+    return entries, (3 + l1_clusters) * _CLUSTER
+
+
+def qcow2_header(size: int, backing: str | None = None, backing_format: str | None = None) -> bytes:
+    """Return the start of an empty qcow2 image; the L1 table that follows it is all zeros.
+
+    Cluster 0 holds the header, 1 the refcount table, 2 the refcount block, 3 and on the L1 table.
+    """
+    entries, length = _layout(size)
+    extensions = b""
+    name = b""
+    if backing is not None:
+        name = backing.encode()
+        if len(name) > _LONGEST_BACKING:
+            raise SpecError(f"the path of the backing image is longer than {_LONGEST_BACKING} bytes")
+        word = (backing_format or "raw").encode()
+        extensions += struct.pack(">II", _BACKING_FORMAT, len(word)) + word.ljust(
+            -(-len(word) // 8) * 8, b"\0"
+        )
+    extensions += struct.pack(">II", 0, 0)
+    name_at = _HEADER.size + len(extensions) if name else 0
+    header = _HEADER.pack(
+        MAGIC,
+        3,  # version
+        name_at,
+        len(name),
+        _CLUSTER_BITS,
+        size,
+        0,  # no encryption
+        entries,
+        3 * _CLUSTER,  # L1 table
+        _CLUSTER,  # refcount table
+        1,  # its clusters
+        0,  # internal snapshots
+        0,  # where they are
+        0,  # incompatible features
+        0,  # compatible features
+        0,  # features that are cleared by who does not know them
+        4,  # refcounts of 1 << 4 bits
+        _HEADER.size,
+    )
+    used = length // _CLUSTER
+    return b"".join(
+        (
+            (header + extensions + name).ljust(_CLUSTER, b"\0"),
+            struct.pack(">Q", 2 * _CLUSTER).ljust(_CLUSTER, b"\0"),
+            struct.pack(f">{used}H", *([1] * used)),
+        )
+    )
+
+
+def virtual_size(path: str, image_format: str) -> int:
+    """Return the size in bytes that a guest would see.
+
+    Raises SpecError where the file is not of that format.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # the path is a plan's string
+            start = file.read(32)
+            length = file.seek(0, 2)
+    except OSError as error:
+        raise SpecError(f"the disk image {path} cannot be read: {error}") from error
+    if image_format == "raw":
+        return -(-length // 512) * 512
+    if len(start) < 32 or not start.startswith(MAGIC):
+        raise SpecError(f"{path} is not a qcow2 image", hint="say format='raw' if it is a raw image")
+    return int(struct.unpack_from(">Q", start, 24)[0])

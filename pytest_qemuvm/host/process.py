@@ -1,0 +1,126 @@
+"""QEMU as a process: started with inherited descriptors, known by identity, ended with certainty.
+
+A pid alone is reused by the kernel; (pid, start time) is not, and a pidfd names the process until it is
+closed. Waiting on the pidfd costs nothing, where ``Popen.wait(timeout)`` polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.errors import LaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from pytest_qemuvm.host.deadline import Deadline
+
+TAG_VARIABLE = "QEMUVM_SESSION"
+"""Every process of a session carries the session's tag in its environment under this name."""
+LOG_TAIL = 4096
+"""Bytes of the log that an error quotes."""
+
+
+class QemuProcess:
+    """A child process that we own: it is reaped by us and by nobody else."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self._popen = popen
+        self._log = log
+        self.pid = popen.pid
+        self.argv: tuple[str, ...] = tuple(str(word) for word in popen.args)  # type: ignore[union-attr]
+        # Our child cannot vanish before we reap it, so its start time can be read without a race.
+        self.identity = (popen.pid, _start_time(popen.pid))
+        self._pidfd = os.pidfd_open(popen.pid)
+
+    def fileno(self) -> int:
+        """Return the pidfd, which is readable once the process has ended."""
+        return self._pidfd
+
+    def status(self) -> int | None:
+        """Return the exit status (negative: the signal that killed it), or None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def alive(self) -> bool:
+        """True until the process has ended; a zombie is not alive."""
+        return self.status() is None
+
+    def log_tail(self) -> str:
+        """Return the end of what QEMU wrote to stdout and stderr."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - LOG_TAIL))
+                return log.read().decode(errors="replace")
+        except OSError as error:
+            return f"(the log cannot be read: {error})"
+
+    def wait(self, deadline: Deadline) -> int | None:
+        """Wait until it ends and reap it; return its exit status, or None if the deadline came first."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        while not poll.poll(deadline.remaining * 1000):
+            if deadline.expired:
+                return None
+        return self._popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; a process that is gone is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> int:
+        """End it for certain and reap it; SIGKILL cannot be refused, so this waits without a deadline."""
+        self.signal(signal.SIGKILL)
+        return self._popen.wait()
+
+    def close(self) -> None:
+        """Kill it if it still runs, and give the pidfd back."""
+        if self._pidfd >= 0:
+            if self.alive:
+                self.kill()
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def _start_time(pid: int) -> float:
+    import psutil  # noqa: PLC0415  # 10 ms that a suite without VMs should not pay
+
+    return psutil.Process(pid).create_time()
+
+
+def spawn(argv: Sequence[str], descriptors: Iterable[int], log: Path, *, cwd: Path, tag: str) -> QemuProcess:
+    """Start QEMU with these descriptors inherited under their numbers, writing to ``log``.
+
+    It gets a session of its own, so that Ctrl-C in the terminal reaches only pytest, which then ends it in
+    order. Raises LaunchError where the binary cannot be executed.
+    """
+    with log.open("wb") as out:
+        try:
+            popen = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=tuple(descriptors),
+                cwd=cwd,
+                env={**os.environ, TAG_VARIABLE: tag},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(
+                f"{argv[0]} cannot be started: {error}", argv=argv, status=None, log=""
+            ) from error
+    try:
+        return QemuProcess(popen, log)
+    except BaseException:
+        popen.kill()
+        popen.wait()
+        raise

@@ -1,0 +1,96 @@
+"""The one seam between planning and doing.
+
+A provisioner takes a plan and makes it real. Everything above is the same code whichever provisioner it was
+given: that is what keeps dry-run and real mode from growing apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_qemuvm.errors import NotSupportedInDryRun
+from pytest_qemuvm.host.images import make_image
+from pytest_qemuvm.host.process import QemuProcess, spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+    from pytest_qemuvm.plan import MachinePlan
+
+LOG_NAME = "qemu.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """A started QEMU and our ends of the sockets it inherited."""
+
+    process: QemuProcess
+    sockets: Mapping[str, socket.socket]
+
+
+class Provisioner(Protocol):
+    """Makes a plan real."""
+
+    mode: str
+    """``"real"`` or ``"dry-run"``."""
+
+    def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
+        """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
+
+    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+        """Start QEMU; what undoes it goes onto the stack."""
+
+
+class RealProvisioner:
+    """Makes files and processes."""
+
+    mode = "real"
+
+    def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
+        """Make the run directory, the firmware and the disks' images."""
+        stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        run_dir.mkdir(mode=0o700, parents=True)
+        if plan.firmware is not None:
+            path, content = plan.firmware
+            Path(path).write_bytes(content)
+        for image in plan.images:
+            make_image(image, Path(image.path))
+
+    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+        """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
+        ours: dict[str, socket.socket] = {}
+        theirs: dict[str, socket.socket] = {}
+        try:
+            for name in plan.sockets:
+                ours[name], theirs[name] = socket.socketpair()
+                stack.callback(ours[name].close)
+            numbers = {name: end.fileno() for name, end in theirs.items()}
+            process = spawn(
+                plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=tag
+            )
+        finally:
+            for end in theirs.values():
+                end.close()
+        stack.callback(process.close)
+        return Provisioned(process, ours)
+
+
+class PlanningProvisioner:
+    """Dry-run: everything is planned, nothing is made."""
+
+    mode = "dry-run"
+
+    def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
+        """Make nothing."""
+
+    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+        """Say that there will be no machine; the plan has been made and checked by then."""
+        raise NotSupportedInDryRun(
+            f"dry-run: VM {plan.name!r} was planned, not started",
+            hint="run with --qemu-real for a real machine, or read the plan with --qemu-plan",
+        )
