@@ -1,0 +1,92 @@
+"""The asynchronous face of a monitor: what ``vm.qmp.aio`` is, awaitable in any running asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_qemuvm.qmp.client import ExpectedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.qmp.events import Event, EventLog, EventWait, Match, Names
+    from pytest_qemuvm.qmp.session import Session, Timeout
+
+
+class AsyncQmp:
+    """The same connection, log and errors as the synchronous face; cancelling a wait leaves it usable."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def events(self) -> EventLog:
+        """All events since the connection was made, numbered."""
+        return self._session.events
+
+    async def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = None,  # noqa: ASYNC109  # the face is the same as the synchronous one
+        allow_dangerous: bool = False,
+    ) -> Any:
+        """Run a QMP command and return its return value; see ``Qmp.execute``."""
+        deadline = self._session.deadline(timeout)
+        call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                reply = await asyncio.wrap_future(call.future)
+        except TimeoutError:
+            raise self._session.overdue(call, deadline) from None
+        except asyncio.CancelledError:
+            self._session.abandon(call)
+            raise
+        return self._session.value(call, reply)
+
+    async def wait_event(
+        self,
+        name: Names,
+        match: Match | None = None,
+        since: int | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> Event:
+        """Return the first event that fits; see ``Qmp.wait_event``."""
+        wait = self._session.events.wait(name, match, since)
+        event = await self._come(wait, name, match, self._session.deadline(timeout))
+        if since is None:
+            self._session.events.mark_returned(event)
+        return event
+
+    @asynccontextmanager
+    async def expect_event(
+        self,
+        name: Names,
+        match: Match | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> AsyncIterator[ExpectedEvent]:
+        """Wait, on leaving the block, for an event newer than its entering; see ``Qmp.expect_event``."""
+        log = self._session.events
+        expected = ExpectedEvent()
+        wait = log.wait(name, match, log.last)
+        try:
+            yield expected
+            event = await self._come(wait, name, match, self._session.deadline(timeout))
+            log.mark_returned(expected.fulfil(event))
+        finally:
+            log.forget(wait)
+
+    async def _come(self, wait: EventWait, names: Names, match: Match | None, deadline: Deadline) -> Event:
+        try:
+            async with asyncio.timeout(deadline.remaining):
+                return await asyncio.wrap_future(wait)
+        except TimeoutError:
+            if wait.done():  # the predicate's own
+                raise
+            raise self._session.missing(names, match, wait, deadline) from None
+        finally:
+            self._session.events.forget(wait)

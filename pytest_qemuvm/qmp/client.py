@@ -1,0 +1,211 @@
+"""The synchronous face of a monitor: what ``vm.qmp`` is."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_qemuvm.errors import QmpError
+from pytest_qemuvm.host.loop import LoopThread
+from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Death, Session, Timeout
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Mapping
+
+    from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.qmp.aio import AsyncQmp
+
+
+class ExpectedEvent:
+    """What ``expect_event`` yields: ``event`` is known once the block has been left."""
+
+    def __init__(self) -> None:
+        self._event: Event | None = None
+
+    @property
+    def event(self) -> Event:
+        """The event that came. Raises QmpError inside the block, where it is not known yet."""
+        if self._event is None:
+            raise QmpError("the expected event is not known before the block has been left")
+        return self._event
+
+    def fulfil(self, event: Event) -> Event:
+        """Set the event; for whoever made this object."""
+        self._event = event
+        return event
+
+
+class Qmp:
+    """One connection to one monitor; every method may be called from any thread and inside any running loop.
+
+    Every wait has a deadline (QmpTimeout) and ends at once when QEMU does (QmpDisconnected). After a time-out
+    or an interrupted wait the connection stays usable.
+
+    ``sock`` is connected to the monitor and belongs to this object from now on; ``death`` tells how QEMU
+    ended, None where the peer is no child of ours; ``timeout`` is the default of every wait, in seconds;
+    ``capacity`` bounds the event log.
+    """
+
+    def __init__(
+        self,
+        loop: LoopThread,
+        sock: socket.socket,
+        *,
+        death: Death | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._session = Session(loop, sock, death=death, timeout=timeout, capacity=capacity)
+        self._aio: AsyncQmp | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def connect(self, timeout: Timeout = None) -> None:
+        """Await QEMU's greeting and negotiate.
+
+        Raises ConnectError where no greeting or something else arrives in time, and QmpDisconnected with exit
+        status and log where QEMU died meanwhile.
+        """
+        self._session.connect(self._session.deadline(timeout))
+
+    def close(self) -> None:
+        """Hang up; every wait that is still going on ends with QmpDisconnected. Idempotent."""
+        self._session.close()
+
+    @property
+    def connected(self) -> bool:
+        """True from a successful ``connect`` to the end of the connection, whoever ended it."""
+        return self._session.connected
+
+    @property
+    def greeting(self) -> dict[str, Any]:
+        """What QEMU introduced itself with: ``version`` and ``capabilities``."""
+        return self._session.link.greeting
+
+    @property
+    def events(self) -> EventLog:
+        """All events since the connection was made, numbered."""
+        return self._session.events
+
+    @property
+    def aio(self) -> AsyncQmp:
+        """The same connection for coroutines, in whatever loop they run."""
+        if self._aio is None:
+            from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
+
+            self._aio = AsyncQmp(self._session)
+        return self._aio
+
+    def transcript(self) -> list[str]:
+        """Return the last commands, replies and events, a line each, oldest first."""
+        return self._session.transcript.lines()
+
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: Timeout = None,
+        allow_dangerous: bool = False,
+    ) -> Any:
+        """Run a QMP command and return its return value.
+
+        Raises CommandError when QEMU refuses, QmpTimeout when there is no reply in time (the outcome is then
+        unknown), QmpDisconnected when QEMU or the connection ends. Events that QEMU sent before its reply are
+        in ``events`` when this returns.
+        """
+        self._session.loop.refuse_own_thread()
+        deadline = self._session.deadline(timeout)
+        call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        try:
+            reply = call.future.result(deadline.remaining)
+        except TimeoutError:
+            raise self._session.overdue(call, deadline) from None
+        except QmpError:
+            raise
+        except BaseException:
+            self._session.abandon(call)
+            raise
+        return self._session.value(call, reply)
+
+    def wait_event(
+        self, name: Names, match: Match | None = None, since: int | None = None, timeout: Timeout = None
+    ) -> Event:
+        """Return the first event of that name (one of those names) that matches and is newer than ``since``.
+
+        Without ``since`` it is the oldest in the log that no earlier wait of this kind and no
+        ``expect_event`` has returned, else the next to come: an event that arrived a moment ago is not
+        missed, and none is returned twice. Raises QmpTimeout and QmpDisconnected; what ``match`` raises comes
+        through.
+        """
+        wait = self._session.events.wait(name, match, since)
+        event = self._come(wait, name, match, self._session.deadline(timeout))
+        if since is None:
+            self._session.events.mark_returned(event)
+        return event
+
+    @contextmanager
+    def expect_event(
+        self, name: Names, match: Match | None = None, timeout: Timeout = None
+    ) -> Iterator[ExpectedEvent]:
+        """Wait, on leaving the block, for an event that comes after the block was entered.
+
+        A ``timeout`` in seconds begins when the block is left. When the block raises, nothing is awaited.
+        """
+        log = self._session.events
+        expected = ExpectedEvent()
+        wait = log.wait(name, match, log.last)
+        try:
+            yield expected
+            event = self._come(wait, name, match, self._session.deadline(timeout))
+            log.mark_returned(expected.fulfil(event))
+        finally:
+            log.forget(wait)
+
+    def _come(self, wait: EventWait, names: Names, match: Match | None, deadline: Deadline) -> Event:
+        try:
+            self._session.loop.refuse_own_thread()
+            return wait.result(deadline.remaining)
+        except TimeoutError:
+            if wait.done():  # the predicate's own
+                raise
+            raise self._session.missing(names, match, wait, deadline) from None
+        finally:
+            self._session.events.forget(wait)
+
+
+class Client(Qmp):
+    """A monitor that is not one of the harness's own machines: a socket given by the caller."""
+
+    _own_loop: LoopThread | None = None
+
+    @classmethod
+    def from_socket(
+        cls, sock: socket.socket, timeout: float = DEFAULT_TIMEOUT, *, loop: LoopThread | None = None
+    ) -> Self:
+        """Connect over a socket that is already connected to a monitor, and take it over.
+
+        ``timeout``, in seconds, holds for the greeting and for each later wait that names none. ``loop`` is a
+        loop thread to share; without it the client has its own. Raises ConnectError.
+        """
+        own = LoopThread() if loop is None else None
+        client = cls(loop or own or LoopThread(), sock, timeout=timeout)
+        client._own_loop = own
+        try:
+            client.connect()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def close(self) -> None:
+        """Hang up, and end the loop thread if it is the client's own. Idempotent."""
+        super().close()
+        if self._own_loop is not None:
+            self._own_loop.close()

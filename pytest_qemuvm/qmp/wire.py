@@ -1,0 +1,150 @@
+"""The one module that knows the qemu.qmp library: framing, greeting, negotiation and teardown are its work.
+
+The library's own way to execute a command is not used: it costs two tasks and two queues per call, keeps
+every event for ever, and renders each message for a debug log that nobody reads. What it documents for
+subclasses to override (``_on_message`` and the two callbacks) suffices to do without any of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from qemu.qmp import ConnectError as LibraryConnectError
+from qemu.qmp import Message, QMPClient, QMPError, Runstate
+
+from pytest_qemuvm.errors import ConnectError, QmpError
+from pytest_qemuvm.qmp.transcript import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_LOGGER = "qemuvm"
+"""The library logs what it also raises; all of it reaches the caller as an exception, so its log is silent
+unless somebody has set a level for this name below ``qemu.qmp.protocol``."""
+
+
+class Wire(QMPClient):
+    """One QMP connection over a socket that is already connected. Only for use on one running loop.
+
+    ``on_event`` gets each event, ``on_reply`` each other message and its bytes, in the order of arrival and
+    before the next is read. An exception from either ends the connection and is its reason.
+    The socket is closed when the connection ends.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        on_event: Callable[[Mapping[str, Any]], None],
+        on_reply: Callable[[Mapping[str, Any], bytes], None],
+    ) -> None:
+        super().__init__(name=_LOGGER)
+        if self.logger.level == logging.NOTSET:
+            self.logger.setLevel(logging.CRITICAL + 1)
+        self._sock = sock
+        # A command written to a dead peer makes asyncio drop the socket with all that is still in it.
+        # The duplicate is how the last words are read all the same.
+        self._tail = sock.dup()
+        self._on_event = on_event
+        self._on_reply = on_reply
+
+    async def open(self) -> dict[str, Any]:
+        """Await the greeting, negotiate, and return the greeting's body.
+
+        Raises ConnectError where the peer hangs up or says something else. Must be followed by ``ended()``
+        if it returns.
+        """
+        try:
+            await self.connect(self._sock)
+        except LibraryConnectError as error:
+            self._tail.close()
+            raise ConnectError("no QMP greeting", _describe(error.exc)) from error.exc
+        except AssertionError:
+            # The library insists that the connection still runs when connect() returns, but a peer may hang
+            # up right behind its greeting. ended() is about to find out.
+            if self.runstate is not Runstate.DISCONNECTING:
+                raise
+        except BaseException:
+            self._tail.close()
+            raise
+        greeting = self.greeting
+        return (
+            {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities} if greeting else {}
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """True while something can be sent."""
+        return self.runstate is Runstate.RUNNING
+
+    def send(self, data: bytes) -> None:
+        """Queue one encoded command; never waits."""
+        self._do_send(Message(data, eager=False))
+
+    def hang_up(self) -> None:
+        """End the connection from our side: what the peer has sent is still read, then comes the end of file.
+
+        Also right when the peer is dead but somebody else holds its end of the socket open.
+        """
+        with suppress(OSError):
+            self._tail.shutdown(socket.SHUT_RDWR)
+
+    async def ended(self) -> Exception | None:
+        """Wait until the connection has ended for whatever reason, and return the reason.
+
+        Everything the peer sent has been delivered by then.
+        """
+        try:
+            while self.runstate is Runstate.RUNNING:
+                await self.runstate_changed()
+        finally:
+            self.hang_up()
+            reason = await self._close()
+        return reason
+
+    async def _close(self) -> Exception | None:
+        try:
+            await self.disconnect()
+        except OSError as error:
+            self._read_tail()
+            return error
+        except Exception as error:  # noqa: BLE001  # whatever stopped the reader is the reason asked for
+            return error
+        finally:
+            self._tail.close()
+        return None
+
+    def _read_tail(self) -> None:
+        """Deliver what the peer wrote before it died and asyncio did not read."""
+        left = bytearray()
+        with suppress(OSError):
+            while chunk := self._tail.recv(65536, socket.MSG_DONTWAIT):
+                left += chunk
+        # A death in mid-sentence is no news by now.
+        with suppress(QMPError, QmpError, ValueError):
+            for line in left.splitlines():
+                self._route(Message(bytes(line)))
+
+    async def _on_message(self, msg: Message) -> None:
+        self._route(msg)
+
+    def _route(self, msg: Message) -> None:
+        if "event" in msg:
+            self._on_event(msg)
+        else:
+            self._on_reply(msg, bytes(msg))
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return msg
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return msg
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "the peer hung up"
+    return shorten(f"{type(error).__name__}: {error}")
