@@ -43,6 +43,7 @@ class Apt(PackageManager):
     name = "apt"
     qemu_packages = ("qemu-system-x86", "qemu-utils")
     busybox_packages = ("busybox-static",)
+    kernel_source = "what linux-image-amd64 or linux-image-generic stands for today"
 
     def install_commands(self, packages: Sequence[str]) -> list[list[str]]:
         """Return an update and an installation without recommendations (desktops, sound servers)."""

@@ -23,7 +23,7 @@ _START_SECONDS = 10.0
 
 _BANNER = r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?.*"
 
-_INSTALL_HINT = "run `qemuvm setup`, or name the binary with --qemu-binary or QEMUVM_QEMU_BINARY"
+_INSTALL_HINT = "run `qemuvm setup`, or name the binary with --qemu-binary or QEMUVM_BINARY"
 
 
 @dataclass(frozen=True, slots=True)

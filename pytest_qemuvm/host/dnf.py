@@ -39,6 +39,7 @@ class Dnf(PackageManager):
     name = "dnf"
     qemu_packages = ("qemu-system-x86-core", "qemu-img")
     busybox_packages = ("busybox",)
+    kernel_source = " ".join(_KERNEL)
 
     def install_commands(self, packages: Sequence[str]) -> list[list[str]]:
         """Return one installation without weak dependencies."""

@@ -32,7 +32,7 @@ class KvmAnswer:
 
 def probe_kvm(device: str) -> KvmAnswer:
     """Run the probe in a process of its own and judge what it says. Takes about 50 ms, at most 10 s."""
-    refused = _refusal(device)
+    refused = refusal(device)
     if refused is not None:
         return refused
     program = Path(__file__).with_name("kvm_probe.py")
@@ -74,7 +74,7 @@ def _slow(what: str, nanoseconds: float) -> str:
     return f"{what} code runs at {nanoseconds:.0f} ns per iteration (native is under 5)"
 
 
-def _refusal(device: str) -> KvmAnswer | None:
+def refusal(device: str) -> KvmAnswer | None:
     """Answer without a probe where the device is missing or closed to this user."""
     try:
         info = Path(device).stat()

@@ -63,6 +63,8 @@ class PackageManager(ABC):
     """Install these for QEMU and qemu-img."""
     busybox_packages: tuple[str, ...]
     """Unpack these for a static busybox."""
+    kernel_source: str
+    """What the generic kernel is called here."""
     zstd_packages: tuple[str, ...] = ("zstd",)
     """Install these where the kernel's modules are compressed with zstd."""
 
