@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -44,6 +43,10 @@ def fake(tmp_path):
         return QemuBinary(str(path), (9, 0, 0), "QEMU emulator version 9.0.0", "0123456789abcdef")
 
     return make
+
+
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def lines(path: Path) -> list[str]:
@@ -191,9 +194,9 @@ class TestChoice:
         assert len(lines(Path(binary.path).with_name("starts"))) == 2
 
     def test_no_descriptor_is_left_open(self, fake, cache):
-        before = sorted(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         prove(fake(f"exit {PROVEN_STATUS}"), "tcg", cache)
-        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() == before
 
 
 def test_the_firmware_fills_its_rom_and_starts_at_the_reset_vector():

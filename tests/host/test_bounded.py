@@ -27,6 +27,10 @@ def gone(pid: int) -> bool:
     return False
 
 
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
+
+
 def sh(script: str, seconds: float = 20.0, **more):
     return run_bounded(["sh", "-c", script], seconds=seconds, **more)
 
@@ -91,7 +95,7 @@ def test_what_cannot_be_started_raises():
 
 
 def test_no_descriptor_is_left_open():
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     sh("true")
     sh("sleep 1000", seconds=0.05)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before

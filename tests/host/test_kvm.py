@@ -88,10 +88,10 @@ def as_nobody():
 
     def run(code: str) -> str:
         child = (
-            "import os, sys; sys.path[:0] = [{path!r}]\n"
+            f"import os, sys; sys.path[:0] = [{str(PROBE.parents[2])!r}]\n"
             "from pytest_qemuvm.host import accel, kvm\n"
             "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        ).format(path=str(PROBE.parents[2]))
+        )
         done = subprocess.run(
             [sys.executable, "-c", child + code], capture_output=True, text=True, timeout=60, check=True
         )

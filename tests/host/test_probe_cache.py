@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
@@ -45,7 +44,7 @@ def test_a_damaged_file_is_no_answer_and_is_made_anew(tmp_path, damage):
 
 def test_only_the_answer_is_left_in_the_directory(tmp_path):
     probe_cache.store(tmp_path, "x", KEY, {"a": 1})
-    assert os.listdir(tmp_path / "probes") == ["x.json"]
+    assert [file.name for file in (tmp_path / "probes").iterdir()] == ["x.json"]
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
