@@ -6,15 +6,19 @@ given: that is what keeps dry-run and real mode from growing apart.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun
 from pytest_qemuvm.host.images import make_image
+from pytest_qemuvm.host.paths import make_private
 from pytest_qemuvm.host.process import QemuProcess, spawn
+from pytest_qemuvm.host.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +46,11 @@ class Provisioner(Protocol):
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
 
-    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
+
+    def close(self) -> None:
+        """Remove what the session itself had; called when all its VMs are gone."""
 
 
 class RealProvisioner:
@@ -51,17 +58,33 @@ class RealProvisioner:
 
     mode = "real"
 
+    def __init__(self, tag: str, root: Path) -> None:
+        self._tag = tag
+        self._root = root
+        self._reaper = Reaper(tag)
+        self._lock = threading.Lock()
+        self._has_root = False
+
+    def _ensure_root(self) -> None:
+        """Make the session's directory with the first VM, and have it watched before it exists."""
+        with self._lock:
+            if not self._has_root:
+                self._reaper.watch_directory(self._root)
+                make_private(self._root)
+                self._has_root = True
+
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the run directory, the firmware and the disks' images."""
+        self._ensure_root()
         stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
-        run_dir.mkdir(mode=0o700, parents=True)
+        run_dir.mkdir(mode=0o700)
         if plan.firmware is not None:
             path, content = plan.firmware
             Path(path).write_bytes(content)
         for image in plan.images:
             make_image(image, Path(image.path))
 
-    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
@@ -71,13 +94,23 @@ class RealProvisioner:
                 stack.callback(ours[name].close)
             numbers = {name: end.fileno() for name, end in theirs.items()}
             process = spawn(
-                plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=tag
+                plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag
             )
         finally:
             for end in theirs.values():
                 end.close()
         stack.callback(process.close)
         return Provisioned(process, ours)
+
+    def close(self) -> None:
+        """Remove the session's directory and let the reaper go."""
+        with self._lock:
+            if self._has_root:
+                shutil.rmtree(self._root, ignore_errors=True)
+                # The directory of all sessions stays as long as another one uses it.
+                with contextlib.suppress(OSError):
+                    self._root.parent.rmdir()
+            self._reaper.close()
 
 
 class PlanningProvisioner:
@@ -88,9 +121,12 @@ class PlanningProvisioner:
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make nothing."""
 
-    def launch(self, plan: MachinePlan, run_dir: Path, tag: str, stack: ExitStack) -> Provisioned:
+    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Say that there will be no machine; the plan has been made and checked by then."""
         raise NotSupportedInDryRun(
             f"dry-run: VM {plan.name!r} was planned, not started",
             hint="run with --qemu-real for a real machine, or read the plan with --qemu-plan",
         )
+
+    def close(self) -> None:
+        """Remove nothing: nothing was made."""

@@ -62,6 +62,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         devices=layout.requested,
         nics=layout.nics,
         free_ports=layout.free_ports,
+        display=any(fragment.kind == "display" for fragment in layout.built_in),
         guest=world.boot is not None,
     )
 

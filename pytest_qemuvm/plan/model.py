@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.arch import Architecture
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.spec.boot import KernelBoot
+
+_CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class MachinePlan:
     nics: tuple[PlannedNic, ...]
     free_ports: tuple[str, ...]
     """Root ports left for hot-plug."""
+    display: bool
+    """Whether it has a graphics adapter."""
     guest: bool
     """Whether a guest is to come up that answers on the agent's ports."""
 
@@ -87,6 +92,20 @@ class MachinePlan:
             for name, number in descriptors.items():
                 filled = filled.replace(f"{{fd:{name}}}", str(number))
             words.append(filled)
+        return tuple(words)
+
+    def standalone_argv(self) -> tuple[str, ...]:
+        """Return a command line that can be pasted into a shell, where nobody holds the sockets' other ends.
+
+        The monitor is on the terminal; what would go to the harness goes nowhere, and into its log file.
+        """
+        words = []
+        for word in self.argv:
+            chardev = _CHARDEV_ON_FD.fullmatch(word)
+            if chardev is None:
+                words.append(word)
+            else:
+                words.append(f"{'stdio' if chardev[2] == 'qmp' else 'null'},{chardev[1]}{chardev[3]}")
         return tuple(words)
 
     def as_dict(self) -> dict[str, Any]:

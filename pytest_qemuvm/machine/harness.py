@@ -1,0 +1,173 @@
+"""The harness, one per session: it knows the mode, plans and makes VMs, and ends all of them."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+from pytest_qemuvm.arch import ARCHITECTURES
+from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
+from pytest_qemuvm.host.loop import LoopThread
+from pytest_qemuvm.host.paths import new_session_tag, session_root
+from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.machine.services import Services
+from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
+from pytest_qemuvm.machine.vm import VM
+from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.spec.names import checked_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pytest_qemuvm.host.capabilities import Capabilities
+    from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.templates import BootSource
+    from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.spec.settings import Settings
+    from pytest_qemuvm.spec.vm import VMSpec
+
+STATES = ("stopped", "running", "paused", "io-error", "guest-panicked", "shutdown")
+"""What ``qemuvm.vms(state=...)`` accepts."""
+
+
+class Harness:
+    """What the fixture ``qemuvm`` gives: the session's mode, its VMs, and the making of them."""
+
+    def __init__(
+        self, settings: Settings, capabilities: Capabilities, cache: Path, progress: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.capabilities = capabilities
+        self.tag = new_session_tag()
+        """Marks every process and directory of this session."""
+        self.root = session_root(self.tag)
+        self.plans: list[tuple[str, MachinePlan]] = []
+        """All plans made so far, each with the owner it was made for."""
+        self.used_by: set[str] = set()
+        """Owners for whom a VM was really started."""
+        self._vms: dict[str, VM] = {}
+        self._owners: dict[str, str] = {}
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._loop = LoopThread()
+        if capabilities.mode == "real":  # the only place above host/ that asks
+            self._provisioner: Provisioner = RealProvisioner(self.tag, self.root)
+            self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
+        else:
+            self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
+        self._services = Services(self.root, self._loop, self._provisioner, self)
+
+    @property
+    def mode(self) -> str:
+        """``"real"`` or ``"dry-run"``."""
+        return self.capabilities.mode
+
+    @property
+    def network_mode(self) -> str:
+        """``"real"`` or ``"dry-run"`` for networks that need privileges."""
+        return "dry-run" if self.settings.network_dry_run or self.mode == "dry-run" else "real"
+
+    def vms(self, state: str | None = None) -> list[VM]:
+        """Return the VMs of the session, all or those observed in a state.
+
+        Raises SpecError (a ValueError) for a state that no VM can be in.
+        """
+        if state is not None and state not in STATES:
+            raise SpecError(f"{state!r} is no state of a VM", hint=nearest(state, STATES))
+        with self._lock:
+            vms = list(self._vms.values())
+        return [vm for vm in vms if state is None or vm.state == state]
+
+    def vm(self, name: str) -> VM:
+        """Return a VM by name. Raises VMNotFound."""
+        with self._lock:
+            if name in self._vms:
+                return self._vms[name]
+            known = list(self._vms)
+        raise VMNotFound(f"no VM {name!r} in this session", hint=nearest(name, known) if known else None)
+
+    def owned_by(self, owner: str) -> list[VM]:
+        """Return the VMs that were made for an owner: a test, a module, the session."""
+        with self._lock:
+            return [vm for name, vm in self._vms.items() if self._owners[name] == owner]
+
+    def create(self, name: str | None, spec: VMSpec, owner: str) -> VM:
+        """Plan a VM and register it; nothing is started.
+
+        Raises SpecError for a name or spec that cannot be right, VMStateError for a name that is taken,
+        GuestUnavailable where the guest's files are missing.
+        """
+        if name is not None:
+            checked_name(name, "VM")
+        with self._lock:
+            if name is None:
+                name = self._unused_name()
+            elif name in self._owners:
+                raise VMStateError(f"there is a VM {name!r} already", f"made for {self._owners[name]}")
+            # Taken before the lock is let go, so that two threads cannot both have it.
+            self._owners[name] = owner
+        try:
+            plan = self._plan(name, spec, owner)
+        except BaseException:
+            with self._lock:
+                del self._owners[name]
+            raise
+        vm = VM(name, spec, plan, self._services)
+        with self._lock:
+            self._vms[name] = vm
+        return vm
+
+    def _plan(self, name: str, spec: VMSpec, owner: str) -> MachinePlan:
+        binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
+        arch = ARCHITECTURES["x86_64"]
+        world = Surroundings(
+            name=name,
+            tag=self.tag,
+            run_dir=str(self.root / name),
+            arch=arch,
+            binary=binary.path if binary else f"qemu-system-{arch.system}",
+            accelerator=accelerator.name if accelerator else "tcg",
+            cpu_model=accelerator.cpu_model if accelerator else "max",
+            boot=self._guests.boot(spec),
+        )
+        plan = plan_machine(spec, world)
+        self.plans.append((owner, plan))
+        return plan
+
+    def _unused_name(self) -> str:
+        return next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
+
+    def vm_started(self, vm: Lifecycle) -> None:
+        """Note that a VM has been launched."""
+        with self._lock:
+            self.used_by.add(self._owners[vm.name])
+
+    def vm_deleted(self, vm: Lifecycle) -> None:
+        """Note that a VM is gone; its name is free."""
+        with self._lock:
+            if self._vms.get(vm.name) is vm:
+                del self._vms[vm.name]
+                del self._owners[vm.name]
+
+    def close(self) -> None:
+        """Delete what is left and end the threads and processes of the session.
+
+        Raises an ExceptionGroup of what went wrong, after everything has been tried.
+        """
+        errors: list[Exception] = []
+        for vm in self.vms():
+            try:
+                vm.delete()
+            except Exception as error:  # noqa: BLE001  # all of them are reported below
+                errors.append(error)
+        self._loop.close()
+        self._provisioner.close()
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} VMs could not be deleted in order", errors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the session as plain data, for listings."""
+        return {"tag": self.tag, "mode": self.mode, "vms": [vm.name for vm in self.vms()]}

@@ -1,0 +1,130 @@
+"""What a test does inside a VM: run commands, move files, wait for things to happen."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.errors import CapabilityError, GuestCommandError
+from pytest_qemuvm.guest import waits
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from pytest_qemuvm.guest.agent import AgentChannel
+    from pytest_qemuvm.guest.channel import ExecResult
+
+RUN_SECONDS = 60.0
+"""How long a command in the guest may take unless told otherwise."""
+
+
+class Inside(Lifecycle):
+    """The guest's side of a VM."""
+
+    def _channel(self) -> AgentChannel:
+        """Return the channel to the guest; raises at once where there is none, or nobody at its end."""
+        live = self._running()
+        if live.channel is None:
+            raise CapabilityError(
+                f"VM {self.name!r} has no guest to run anything in", hint="use template='tiny'"
+            )
+        if live.interrupt.raised:
+            raise live.interrupt.error()
+        return live.channel
+
+    def run(
+        self,
+        cmd: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = RUN_SECONDS,
+        input: str | bytes | None = None,  # noqa: A002  # subprocess.run's name for it
+        env: Mapping[str, str] | None = None,
+    ) -> ExecResult:
+        """Run a command in the guest and return its result.
+
+        ``cmd`` is a line for the guest's shell, or a list of words that are passed on as they are.
+        ``timeout`` is in seconds; a command that overruns it is killed in the guest (GuestCommandTimeout).
+        With ``check`` a status other than 0 raises GuestCommandError. Several threads may run commands side
+        by side.
+        """
+        line = cmd if isinstance(cmd, str) else shlex.join(cmd)
+        data = input.encode() if isinstance(input, str) else input or b""
+        result = self._channel().run(line, input=data, env=env or {}, deadline=Deadline.after(timeout))
+        if check and not result.ok:
+            raise GuestCommandError(
+                f"{line!r} ended with status {result.returncode} in VM {self.name!r}",
+                f"stdout:\n{result.stdout}\nstderr:\n{result.stderr}".rstrip(),
+                "pass check=False where a failure is expected",
+                result=result,
+            )
+        return result
+
+    def push(
+        self,
+        source: str | os.PathLike[str],
+        target: str,
+        *,
+        mode: int | None = None,
+        timeout: float = RUN_SECONDS,
+    ) -> None:
+        """Copy a file of the host into the guest; it is complete when it appears there.
+
+        ``mode`` are permission bits; the source's own where it is left out.
+        """
+        path = Path(source)
+        bits = path.stat().st_mode & 0o777 if mode is None else mode
+        with path.open("rb") as file:
+            self._channel().push(
+                file, path.stat().st_size, target, mode=bits, deadline=Deadline.after(timeout)
+            )
+
+    def pull(self, source: str, target: str | os.PathLike[str], *, timeout: float = RUN_SECONDS) -> Path:
+        """Copy a file of the guest to the host and return its path there.
+
+        ``target`` may be a directory. On failure no half file is left.
+        """
+        path = Path(target)
+        if path.is_dir():
+            path /= Path(source).name
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                self._channel().pull(source, file, deadline=Deadline.after(timeout))
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """Write a file in the guest (UTF-8)."""
+        data = text.encode()
+        deadline = Deadline.after(RUN_SECONDS)
+        self._channel().push(io.BytesIO(data), len(data), path, mode=mode, deadline=deadline)
+
+    def read_text(self, path: str) -> str:
+        """Return the contents of a file in the guest (UTF-8)."""
+        sink = io.BytesIO()
+        self._channel().pull(path, sink, deadline=Deadline.after(RUN_SECONDS))
+        return sink.getvalue().decode()
+
+    def wait_until_succeeds(self, cmd: str, timeout: float = RUN_SECONDS) -> ExecResult:
+        """Run a command in the guest again and again until it succeeds; return the result that did."""
+        return waits.until_succeeds(self._channel(), cmd, Deadline.after(timeout))
+
+    def wait_for_file(self, path: str, timeout: float = RUN_SECONDS) -> None:
+        """Wait until a file exists in the guest."""
+        waits.for_file(self._channel(), path, Deadline.after(timeout))
+
+    def wait_for_port(self, port: int, timeout: float = RUN_SECONDS) -> None:
+        """Wait until something listens on a TCP port of the guest."""
+        waits.for_port(self._channel(), port, Deadline.after(timeout))
+
+    def wait_for_unit(self, unit: str, timeout: float = RUN_SECONDS) -> None:
+        """Wait until a systemd unit of the guest is active."""
+        waits.for_unit(self._channel(), unit, Deadline.after(timeout))

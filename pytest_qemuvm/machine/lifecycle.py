@@ -1,0 +1,301 @@
+"""The life of a VM: started, stopped, observed; and a record that says what the harness believes."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.live import Live, StopStep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pytest_qemuvm.guest.console import Console
+    from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.plan import MachinePlan, PlannedNic
+    from pytest_qemuvm.qmp import Qmp
+    from pytest_qemuvm.spec.vm import VMSpec
+
+STOP_SECONDS = 20.0
+
+
+@dataclass
+class VMRecord:
+    """What was recorded of a VM, to be compared with what is the case; tests may falsify it."""
+
+    name: str
+    state: str = "stopped"
+    """``stopped``, ``running`` or ``paused``."""
+    pid: int | None = None
+    starts: int = 0
+    """How often it was started."""
+
+
+class Lifecycle:
+    """What a VM is and how it comes and goes.
+
+    ``state`` is observed each time it is asked for; ``record`` is what the harness believes.
+    """
+
+    def __init__(self, name: str, spec: VMSpec, plan: MachinePlan, services: Services) -> None:
+        self.name = name
+        self.spec = spec
+        self._record = VMRecord(name)
+        self.stopped_by: StopStep | None = None
+        """What ended the last run: ``powerdown``, ``quit``, ``term`` or ``kill``."""
+        self._plan = plan
+        self._services = services
+        self._run_dir = services.root / name
+        self._live: Live | None = None
+        self._last: Live | None = None
+        self._prepared = ExitStack()
+        self._is_prepared = False
+        self._changing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<VM {self.name!r}: {self.spec}; recorded {self._record.state}>"
+
+    # What it is
+
+    @property
+    def record(self) -> VMRecord:
+        """What the harness believes; an end that came in order has been noted in it."""
+        if self._changing.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._changing.release()
+        return self._record
+
+    @property
+    def plan(self) -> MachinePlan:
+        """What was decided before anything was done."""
+        return self._plan
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """QEMU's command line: as started, or as planned where it was not."""
+        return self._last.process.argv if self._last else self._plan.argv
+
+    @property
+    def run_dir(self) -> Path:
+        """The VM's own directory: its log, the console's log, its disks."""
+        return self._run_dir
+
+    @property
+    def nics(self) -> tuple[PlannedNic, ...]:
+        """Its network interfaces; ``.mac`` is the address of each."""
+        return self._plan.nics
+
+    @property
+    def state(self) -> str:
+        """The state as observed now.
+
+        ``stopped``, ``running``, ``paused``, or what else QEMU says: ``io-error``, ``guest-panicked``,
+        ``shutdown``.
+        """
+        live = self._live
+        if live is None or not live.alive:
+            return "stopped"
+        try:
+            status = live.qmp.execute("query-status")["status"]
+        except QmpDisconnected:
+            return "stopped"
+        return "paused" if status == "prelaunch" else str(status)
+
+    @property
+    def pid(self) -> int | None:
+        """QEMU's process id, or None when it does not run."""
+        live = self._live
+        return live.process.pid if live is not None and live.alive else None
+
+    @property
+    def identity(self) -> tuple[int, float] | None:
+        """(pid, start time in seconds since the epoch): unlike a pid it never names another process."""
+        live = self._live
+        return live.process.identity if live is not None and live.alive else None
+
+    @property
+    def qmp(self) -> Qmp:
+        """The monitor. Raises NotRunning when there is none."""
+        return self._running().qmp
+
+    @property
+    def console(self) -> Console:
+        """The serial console of this run, or of the last one. Raises NotRunning before the first start."""
+        if self._last is None:
+            raise NotRunning(f"VM {self.name!r} has never been started")
+        return self._last.console
+
+    @property
+    def log(self) -> str:
+        """The end of what QEMU wrote to its log in this run or the last one."""
+        return self._last.process.log_tail() if self._last else ""
+
+    def transcript(self) -> list[str]:
+        """Return the last QMP exchanges of this run or the last one, one line each."""
+        return self._last.qmp.transcript() if self._last else []
+
+    # Its life
+
+    def start(self) -> None:
+        """Start it and wait until it is ready: the monitor answers and, where there is a guest, the guest.
+
+        Raises AlreadyRunning, LaunchError, GuestBootError, and VMStateError where its process was ended
+        behind our back (``restart`` is the way out then).
+        """
+        with self._change("start"):
+            if self._live is not None:
+                if self._live.alive:
+                    raise AlreadyRunning(f"VM {self.name!r} is running", f"pid {self._live.process.pid}")
+                if self._record.state != "stopped":
+                    raise VMStateError(
+                        f"the process of VM {self.name!r} was ended from outside",
+                        f"exit status {self._live.process.status()}",
+                        "use restart() or delete()",
+                    )
+            self._start()
+
+    def _start(self) -> None:
+        self._reap()
+        services = self._services
+        deadline = Deadline.after(self.spec.boot_timeout)
+        if not self._is_prepared:
+            services.provisioner.prepare(self._plan, self._run_dir, self._prepared)
+            self._is_prepared = True
+        self.stopped_by = None
+        live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
+        self._live = self._last = live
+        self._record.state, self._record.pid = "running", live.process.pid
+        self._record.starts += 1
+        services.registry.vm_started(self)
+        try:
+            live.await_guest(deadline)
+        except BaseException:
+            self._end(live, "quit")
+            raise
+
+    def stop(self, *, graceful: bool = True) -> None:
+        """Stop it: ask the guest to power down, then QEMU to quit, then SIGTERM, then SIGKILL.
+
+        Each step has its own time and the next is taken only if it fails; ``stopped_by`` tells which worked.
+        Without a guest that could answer, or with ``graceful=False``, it begins at quit. Raises NotRunning.
+        """
+        with self._change("stop"):
+            live = self._running()
+            can_answer = live.plan.guest and live.ready and self.state == "running"
+            self._end(live, "powerdown" if graceful and can_answer else "quit")
+
+    def kill(self) -> None:
+        """End QEMU by SIGKILL, as a power cut would. Raises NotRunning."""
+        with self._change("kill"):
+            self._end(self._running(), "kill")
+
+    def restart(self) -> None:
+        """Stop it, if it runs, and start it anew with the same disks; valid after a kill from outside."""
+        with self._change("restart"):
+            if self._live is not None and self._live.alive:
+                can_answer = self._live.plan.guest and self._live.ready and self.state == "running"
+                self._end(self._live, "powerdown" if can_answer else "quit")
+            self._start()
+
+    def reset(self) -> None:
+        """Reset it as its reset button would, and wait until the guest is up again. Raises NotRunning."""
+        live = self._running()
+        deadline = Deadline.after(self.spec.boot_timeout)
+        live.ready = False
+        if live.channel is not None:
+            live.channel.expect_restart()
+        with live.qmp.expect_event("RESET", timeout=deadline):
+            live.qmp.execute("system_reset", timeout=deadline)
+        live.await_guest(deadline)
+
+    def pause(self) -> None:
+        """Stop its processors. Raises NotRunning, and VMStateError unless it is running."""
+        self._switch("stop", "STOP", "running", "paused")
+
+    def resume(self) -> None:
+        """Let its processors run on. Raises NotRunning, and VMStateError unless it is paused."""
+        self._switch("cont", "RESUME", "paused", "running")
+
+    def delete(self) -> None:
+        """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent."""
+        with self._change("delete", patience=self.spec.boot_timeout + STOP_SECONDS):
+            if self._live is not None:
+                self._end(self._live, "quit")
+            try:
+                self._prepared.close()
+            finally:
+                self._is_prepared = False
+                self._services.registry.vm_deleted(self)
+
+    def wait_stopped(self, timeout: float = STOP_SECONDS) -> None:
+        """Wait until QEMU has ended, as after the guest switched itself off; ``timeout`` in seconds.
+
+        Raises VMStateError where it still runs then.
+        """
+        live = self._live
+        if live is not None and live.process.wait(Deadline.after(timeout)) is None:
+            raise VMStateError(f"VM {self.name!r} still runs after {timeout:g} s", f"state: {self.state}")
+
+    # How it keeps itself in order
+
+    @contextmanager
+    def _change(self, what: str, patience: float = 0.0) -> Iterator[None]:
+        """Hold the right to change the VM's state.
+
+        Whoever comes second is told, not queued; ``patience`` is how many seconds it may be queued all the
+        same, for those who cannot do without.
+        """
+        if not self._changing.acquire(timeout=patience):
+            kind = AlreadyRunning if what == "start" else VMStateError
+            raise kind(f"cannot {what} VM {self.name!r}: another thread is changing its state")
+        try:
+            self._settle()
+            yield
+        finally:
+            self._changing.release()
+
+    def _settle(self) -> None:
+        """Take note of an end that came in order: the guest switched itself off, or the test sent quit."""
+        live = self._live
+        if live is None or live.alive:
+            return
+        if live.ended_in_order():
+            self.stopped_by = live.stopped_by or "quit"
+            self._reap()
+            self._record.state, self._record.pid = "stopped", None
+
+    def _running(self) -> Live:
+        live = self._live
+        if live is None or not live.alive:
+            how = f"stopped by {self.stopped_by}" if self.stopped_by else None
+            raise NotRunning(f"VM {self.name!r} is not running", how)
+        return live
+
+    def _end(self, live: Live, first: StopStep) -> None:
+        """Stop QEMU beginning at that step, and let go of all that belonged to the run."""
+        try:
+            self.stopped_by = live.stop(first)
+        finally:
+            self._reap()
+            self._record.state, self._record.pid = "stopped", None
+
+    def _reap(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.close()
+
+    def _switch(self, command: str, event: str, before: str, after: str) -> None:
+        live = self._running()
+        state = self.state
+        if state != before:
+            raise VMStateError(f"VM {self.name!r} is {state}, not {before}")
+        with live.qmp.expect_event(event):
+            live.qmp.execute(command)
+        self._record.state = after

@@ -1,0 +1,230 @@
+"""A machine while it runs: its process, monitor, console and channel, made together and ended together."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pytest_qemuvm.errors import (
+    GuestBootError,
+    LaunchError,
+    NotRunning,
+    QmpDisconnected,
+    QmpError,
+    QmpTimeout,
+    VMStateError,
+    WaitTimeout,
+)
+from pytest_qemuvm.guest.console import Console
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.interrupt import Interrupt
+from pytest_qemuvm.qmp import Qmp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from pytest_qemuvm.errors import QemuVMError
+    from pytest_qemuvm.guest.agent import AgentChannel
+    from pytest_qemuvm.host.loop import LoopThread
+    from pytest_qemuvm.host.process import QemuProcess
+    from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.qmp.events import Event
+
+logger = logging.getLogger(__name__)
+
+GREETING_SECONDS = 20.0
+"""From launch to QMP's greeting: 20 ms on an idle machine."""
+
+StopStep = Literal["powerdown", "quit", "term", "kill"]
+STEP_SECONDS: dict[StopStep, float] = {"powerdown": 15.0, "quit": 5.0, "term": 5.0}
+"""How long each step of the ladder is given before the next; SIGKILL needs no limit."""
+
+
+class Live:
+    """Everything that exists only while the machine runs.
+
+    Made by ``launch``; whatever happens after that, ``close`` ends all of it.
+    """
+
+    def __init__(self, plan: MachinePlan, process: QemuProcess, stack: ExitStack) -> None:
+        self.plan = plan
+        self.process = process
+        self.interrupt = Interrupt()
+        self.stopped_by: StopStep | None = None
+        self.ready = False
+        """True once the guest has answered."""
+        self._stack = stack
+        self.qmp: Qmp
+        self.console: Console
+        self.channel: AgentChannel | None = None
+
+    @classmethod
+    def launch(cls, plan: MachinePlan, provisioner: Provisioner, loop: LoopThread, run_dir: Path) -> Live:
+        """Start QEMU and shake hands with it.
+
+        Raises LaunchError, with the command line, the exit status and the log, when it ends or says nothing.
+        """
+        with ExitStack() as stack:
+            provisioned = provisioner.launch(plan, run_dir, stack)
+            process = provisioned.process
+            live = cls(plan, process, stack)
+            stack.callback(live.interrupt.close)
+            watch = loop.watch(process.fileno(), live._on_death)
+            stack.callback(watch.cancel)
+            live.console = Console(loop, provisioned.sockets["console"], live.interrupt)
+            stack.callback(live.console.close)
+            live.qmp = Qmp(loop, provisioned.sockets["qmp"], death=process)
+            stack.callback(live.qmp.close)
+            wait = live.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=0)
+            wait.add_done_callback(live._on_guest_gone)
+            live._shake_hands()
+            if plan.agent_ports:
+                from pytest_qemuvm.guest.agent import AgentChannel  # noqa: PLC0415  # bare has none
+
+                ports: Sequence[str] = plan.agent_ports
+                live.channel = AgentChannel([provisioned.sockets[name] for name in ports], live.interrupt)
+                stack.callback(live.channel.close)
+            live._stack = stack.pop_all()
+        return live
+
+    @property
+    def alive(self) -> bool:
+        """True while QEMU runs."""
+        return self.process.alive
+
+    def await_guest(self, deadline: Deadline) -> None:
+        """Wait until the guest answers.
+
+        Raises GuestBootError, with the console's end, when it does not, and at once when it panics, switches
+        itself off or QEMU dies.
+        """
+        if self.channel is None:
+            self.ready = True
+            return
+        try:
+            self.channel.wait_ready(deadline)
+        except WaitTimeout as error:
+            raise self._boot_error(
+                f"the guest of {self.plan.name!r} did not come up within {deadline.seconds:g} s", deadline
+            ) from error
+        except (VMStateError, QmpDisconnected) as error:
+            raise self._boot_error(
+                f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}", deadline
+            ) from error
+        self.ready = True
+
+    def _boot_error(self, brief: str, deadline: Deadline) -> GuestBootError:
+        return GuestBootError(
+            brief,
+            hint="the whole console is kept under --qemu-artifacts; boot_timeout= gives it more time",
+            waited_for="the agent in the guest",
+            seconds=deadline.seconds,
+            console=self.console.tail(),
+        )
+
+    def _shake_hands(self) -> None:
+        try:
+            self.qmp.connect(Deadline.after(GREETING_SECONDS))
+        except QmpError as error:
+            # A QEMU that refuses its command line ends within milliseconds of closing the monitor.
+            status = self.process.wait(Deadline.after(1.0))
+            ended = "ended" if status is not None else "did not answer"
+            raise LaunchError(
+                f"QEMU {ended} before {self.plan.name!r} was up",
+                argv=self.plan.standalone_argv(),
+                status=status,
+                log=self.process.log_tail(),
+                hint="paste the command line into a shell to see it fail",
+            ) from error
+
+    def _on_death(self) -> None:
+        """Note QEMU's death. On the loop's thread."""
+        status, log = self.process.status(), self.process.log_tail()
+        self.interrupt.raise_(
+            partial(QmpDisconnected, f"QEMU of {self.plan.name!r} has ended", status=status, log=log)
+        )
+
+    def _on_guest_gone(self, wait: Future[Event]) -> None:
+        """Note that the guest panicked or switched itself off. On the loop's thread."""
+        if wait.exception() is not None:
+            return
+        event = wait.result()
+        if event.name == "GUEST_PANICKED":
+            self.interrupt.raise_(self._panicked)
+            return
+        self.interrupt.raise_(self._switched_off)
+        # QEMU was told to stay after a shutdown, so that the event could not get lost. Now it may go.
+        self.stopped_by = self.stopped_by or "powerdown"
+        self.qmp.post("quit")
+
+    def _panicked(self) -> QemuVMError:
+        return VMStateError(
+            f"the guest of {self.plan.name!r} panicked", f"last console lines:\n{self.console.tail()}"
+        )
+
+    def _switched_off(self) -> QemuVMError:
+        return NotRunning(
+            f"the guest of {self.plan.name!r} switched itself off",
+            f"last console lines:\n{self.console.tail()}",
+        )
+
+    def ended_in_order(self) -> bool:
+        """Return whether QEMU ended because its guest or its monitor wanted it, not because it was killed.
+
+        SIGTERM makes it exit with status 0 as well; only the reason of its SHUTDOWN event tells.
+        """
+        if self.process.status() != 0:
+            return False
+        self.qmp.close()  # the reader has then taken in what QEMU said last
+        reasons = [event.data.get("reason") for event in self.qmp.events if event.name == "SHUTDOWN"]
+        return bool(reasons) and "host-signal" not in reasons
+
+    def stop(self, first: StopStep) -> StopStep | None:
+        """End QEMU, going up the ladder until a step works; return which one did (None: it had ended before).
+
+        Each step has its own time, and whatever ends the process during it counts as that step.
+        """
+        ladder: tuple[StopStep, ...] = ("powerdown", "quit", "term", "kill")
+        for step in ladder[ladder.index(first) :]:
+            if self.process.status() is not None:
+                break
+            logger.debug("%s: stopping by %s", self.plan.name, step)
+            if self._try(step):
+                self.stopped_by = step
+                break
+        return self.stopped_by
+
+    def _try(self, step: StopStep) -> bool:
+        """Take one step; return whether the process has ended by it."""
+        if step == "kill":
+            self.process.kill()
+            return True
+        deadline = Deadline.after(STEP_SECONDS[step])
+        if step == "term":
+            # A stopped process does not act on SIGTERM until it goes on.
+            self.process.signal(signal.SIGTERM)
+            self.process.signal(signal.SIGCONT)
+        else:
+            command = "system_powerdown" if step == "powerdown" else "quit"
+            try:
+                self.qmp.execute(command, timeout=deadline)
+            except QmpDisconnected:
+                pass  # it may be gone before its reply is
+            except (QmpTimeout, QmpError):
+                return False
+        return self.process.wait(deadline) is not None
+
+    def close(self) -> None:
+        """End everything that is left; idempotent, and never stops half way."""
+        self._stack.close()
+
+
+def _concerns_guest(data: dict[str, object]) -> bool:
+    """Return whether a GUEST_PANICKED or SHUTDOWN says that the guest itself is gone."""
+    return "guest" not in data or bool(data["guest"])

@@ -1,0 +1,81 @@
+"""What a test does to a VM from outside: look at its screen, press its keys, reach its ports."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.errors import CommandError, QemuVMError, SpecError, VMStateError
+from pytest_qemuvm.machine.keys import chord, keys_for
+from pytest_qemuvm.machine.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    import os
+
+_FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
+
+
+def forwarded_ports(text: str) -> dict[int, int]:
+    """Return guest port -> host port from what ``info usernet`` prints."""
+    return {int(guest): int(host) for host, guest in _FORWARD.findall(text)}
+
+
+class Outside(Lifecycle):
+    """The host's side of a VM."""
+
+    def port(self, guest_port: int) -> int:
+        """Return the port of 127.0.0.1 that QEMU forwards to a TCP port of the guest.
+
+        Raises SpecError where no NIC of the spec forwards it.
+        """
+        known = [port for nic in self.nics for port in nic.forward]
+        if guest_port not in known:
+            raise SpecError(
+                f"port {guest_port} of VM {self.name!r} is not forwarded (forwarded: {known or 'none'})",
+                hint=f"ask for it: nics=[NicSpec(forward=({guest_port},))]",
+            )
+        # Only the human monitor tells which port QEMU was given for the 0 that it was asked for.
+        text = self.qmp.execute(
+            "human-monitor-command", {"command-line": "info usernet"}, allow_dangerous=True
+        )
+        host_port = forwarded_ports(text).get(guest_port)
+        if host_port is None:
+            raise QemuVMError(f"QEMU does not list the forward of port {guest_port}", text)
+        return host_port
+
+    def screenshot(self, path: str | os.PathLike[str]) -> Path:
+        """Write what is on the screen to a PNG file and return its path.
+
+        Raises VMStateError for a machine without a display.
+        """
+        if not self.plan.display:
+            raise VMStateError(
+                f"VM {self.name!r} has no display",
+                hint="display=True, the default, gives one to every machine type with a PCI bus",
+            )
+        target = Path(path).absolute()
+        if not target.parent.is_dir():
+            raise SpecError(f"no directory {target.parent} for the screenshot")
+        self.qmp.execute("screendump", {"filename": str(target), "format": "png"})
+        return target
+
+    def send_keys(self, *chords: str) -> None:
+        """Press keys: each argument is a key (``"ret"``) or several at once (``"ctrl-alt-delete"``).
+
+        The names are QEMU's (QKeyCode). Raises SpecError for one that QEMU does not know.
+        """
+        for keys in chords:
+            self._press(chord(keys))
+
+    def type_text(self, text: str) -> None:
+        """Type a text on the keyboard, a US one."""
+        for keys in [keys_for(character) for character in text]:
+            self._press(keys)
+
+    def _press(self, keys: tuple[str, ...]) -> None:
+        arguments = {"keys": [{"type": "qcode", "data": key} for key in keys], "hold-time": 1}
+        try:
+            self.qmp.execute("send-key", arguments)
+        except CommandError as error:
+            raise SpecError(f"{'-'.join(keys)!r} is not a chord that QEMU knows", error.desc) from error

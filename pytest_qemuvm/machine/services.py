@@ -1,0 +1,34 @@
+"""What a VM needs of its session: where to put things, who runs things, whom to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_qemuvm.host.loop import LoopThread
+    from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.lifecycle import Lifecycle
+
+
+class Registry(Protocol):
+    """Who is told what becomes of a VM."""
+
+    def vm_started(self, vm: Lifecycle) -> None:
+        """Note that a VM has been launched."""
+
+    def vm_deleted(self, vm: Lifecycle) -> None:
+        """Note that a VM is gone and its name is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all VMs of a session share."""
+
+    root: Path
+    """The session's directory; each VM has its own below it."""
+    loop: LoopThread
+    provisioner: Provisioner
+    registry: Registry

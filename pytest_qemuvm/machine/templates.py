@@ -1,0 +1,63 @@
+"""Templates: what VMs start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_qemuvm.errors import TemplateNotFound, nearest
+from pytest_qemuvm.spec.boot import KernelBoot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_qemuvm.spec.vm import VMSpec
+
+BUILT_IN = {
+    "bare": "a machine without a guest: for tests of devices and QMP",
+    "tiny": "a small Linux made on this machine, with an agent that runs commands",
+}
+
+
+class BootSource(Protocol):
+    """Where a guest's kernel and RAM disk come from."""
+
+    def boot(self, spec: VMSpec) -> KernelBoot | None:
+        """Return what a VM of that spec boots; None for a machine without a guest."""
+
+
+def check_template(name: str) -> None:
+    """Raise TemplateNotFound for a name that no template has."""
+    if name not in BUILT_IN:
+        raise TemplateNotFound(f"no template {name!r}", hint=nearest(name, BUILT_IN))
+
+
+class BuiltGuests:
+    """Builds the built-in guest when it is first asked for; later it comes from the cache."""
+
+    def __init__(self, cache: Path, kernel: str | None, progress: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._kernel = kernel
+        self._progress = progress
+
+    def boot(self, spec: VMSpec) -> KernelBoot | None:
+        """Return the guest's files, built if need be. Raises GuestUnavailable where they cannot be."""
+        check_template(spec.template)
+        if spec.template == "bare":
+            return None
+        from pytest_qemuvm.guest.tiny import build_tiny  # noqa: PLC0415  # bare has no guest to build
+
+        chosen = spec.kernel or self._kernel
+        kernel = Path(chosen) if chosen else None
+        return build_tiny(self._cache, kernel=kernel, progress=self._progress).boot
+
+
+class PlannedGuests:
+    """Names the files that the built-in guest would boot, and makes none."""
+
+    def boot(self, spec: VMSpec) -> KernelBoot | None:
+        """Return the guest's files under names that say what they will be."""
+        check_template(spec.template)
+        if spec.template == "bare":
+            return None
+        return KernelBoot("<tiny>/vmlinux", "<tiny>/initramfs", "<tiny>")

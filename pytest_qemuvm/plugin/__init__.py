@@ -1,0 +1,68 @@
+"""The pytest plugin: its options, its fixtures, and the decision about the mode.
+
+This module is imported by every pytest run on the machine. It imports nothing of the harness but settings and
+what was proven of the host; the rest comes with the first VM.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_qemuvm.plugin.fixtures import (
+    module_vm_factory,
+    qemuvm,
+    qmp,
+    session_vm_factory,
+    vm,
+    vm_factory,
+    vm_spec,
+)
+from pytest_qemuvm.plugin.hooks import SessionHooks
+from pytest_qemuvm.plugin.state import configure, worker_data
+from pytest_qemuvm.spec.settings import OPTIONS
+
+__all__ = [
+    "module_vm_factory",
+    "qemuvm",
+    "qmp",
+    "session_vm_factory",
+    "vm",
+    "vm_factory",
+    "vm_spec",
+]
+
+MARKER = (
+    "qemuvm(template=, memory=, cpus=, machine=, disks=, nics=, needs=, ...): "
+    "the VM that the test gets, and what it cannot do without"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add one option and one ini value for each setting."""
+    group = parser.getgroup("qemuvm", "virtual machines for tests")
+    for option in OPTIONS:
+        if option.flag:
+            group.addoption(option.flag_name, action="store_true", default=False, help=option.help)
+        elif option.name == "plan":
+            # Without a file it prints.
+            group.addoption(
+                option.flag_name, nargs="?", const="-", default=None, metavar="FILE", help=option.help
+            )
+        else:
+            metavar = option.metavar or f"{{{','.join(option.choices or ())}}}"
+            group.addoption(option.flag_name, default=None, metavar=metavar, help=option.help)
+        parser.addini(option.ini, f"{option.flag_name}: {option.help}", default="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Decide settings and mode, once; a demand that cannot be met stops the session here."""
+    config.addinivalue_line("markers", MARKER)
+    if config.option.help or getattr(config.option, "version", 0):
+        return
+    config.pluginmanager.register(SessionHooks(configure(config)), "qemuvm-session")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Hand the decision to an xdist worker, which must not decide again."""
+    node.workerinput["qemuvm"] = worker_data(node.config)  # type: ignore[attr-defined]

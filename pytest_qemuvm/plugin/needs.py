@@ -1,0 +1,75 @@
+"""The marker ``qemuvm``: what a test asks of its VM, and what it cannot do without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_qemuvm.errors import QemuVMError, SpecError
+from pytest_qemuvm.host.capabilities import may_administer_networks
+from pytest_qemuvm.spec.vm import VMSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pytest_qemuvm.plugin.state import SessionState
+
+WHERE = "@pytest.mark.qemuvm"
+
+
+def merged(marks: Iterable[pytest.Mark]) -> dict[str, Any]:
+    """Return the keys of several marks, given from the closest to the farthest; the closest wins.
+
+    Raises SpecError for a mark with positional arguments.
+    """
+    keys: dict[str, Any] = {}
+    for mark in marks:
+        if mark.args:
+            raise SpecError(
+                f"{WHERE} takes keywords only, not {mark.args!r}", hint='write qemuvm(template="bare")'
+            )
+        keys = {**mark.kwargs, **keys}
+    return keys
+
+
+def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
+    """Fail the test for a key that no spec has, skip it for a need that this session cannot meet."""
+    try:
+        spec = VMSpec().with_keywords(merged(marks), WHERE)
+    except QemuVMError as error:
+        pytest.fail(str(error), pytrace=False)
+    for need in spec.needs:
+        reason = _unmet(need, state)
+        if reason:
+            skip(f"needs {need}: {reason}", state)
+
+
+def skip(reason: str, state: SessionState) -> None:
+    """Skip the test for a missing capability; under --qemu-strict that is a failure."""
+    if state.settings.strict:
+        pytest.fail(f"{reason} (a failure because of --qemu-strict)", pytrace=False)
+    pytest.skip(reason)
+
+
+def _unmet(need: str, state: SessionState) -> str | None:
+    """Return why a need cannot be met, or None if it can."""
+    found = state.capabilities
+    if need == "net-admin":
+        return None if may_administer_networks() else "this process may not make network devices"
+    if found.mode == "dry-run":
+        return "this is a dry-run" if need in ("real", "guest") else "nothing is proven in a dry-run"
+    if need == "kvm" and found.accelerator is not None and found.accelerator.name != "kvm":
+        return found.accelerator.proof
+    return None
+
+
+def spec_from(base: VMSpec | Mapping[str, Any] | None, marks: Iterable[pytest.Mark], where: str) -> VMSpec:
+    """Return the fixture ``vm_spec``'s value, as a spec or as keywords, with the marks' keys laid over it."""
+    if isinstance(base, VMSpec):
+        spec = base
+    elif base is None or hasattr(base, "keys"):
+        spec = VMSpec().with_keywords(base or {}, where)
+    else:
+        raise SpecError(f"{where} gave {base!r}", hint="return a VMSpec or a dict of its keywords")
+    return spec.with_keywords(merged(marks), WHERE)

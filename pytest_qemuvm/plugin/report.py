@@ -1,0 +1,121 @@
+"""What a failing test's report says of its machines, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_qemuvm.machine.vm import VM
+    from pytest_qemuvm.plugin.state import SessionState
+
+TRANSCRIPT_LINES = 30
+_WIDER = {"module_vm_factory": "module", "session_vm_factory": "session"}
+
+
+def complete(
+    report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None], state: SessionState
+) -> None:
+    """Mark the report of a test that used a VM; where it failed, attach evidence and keep files."""
+    harness = state.harness
+    assert harness is not None
+    vms = machines_of(item, state)
+    owners = {item.nodeid, *_wider_owners(item)}
+    # An attribute of the report travels from an xdist worker to the controller by itself.
+    report.qemuvm_used = bool(owners & harness.used_by)  # type: ignore[attr-defined]
+    if state.settings.plan is not None:
+        plans, harness.plans = harness.plans, []
+        report.qemuvm_plans = [(owner, plan.as_dict()) for owner, plan in plans]  # type: ignore[attr-defined]
+    if call.when == "teardown":
+        return
+    if report.failed:
+        for vm in vms:
+            report.sections.extend(sections(vm))
+    keep = state.settings.keep
+    if (keep == "always" and call.when == "call") or (keep != "never" and report.failed):
+        directory = artifacts_of(item.nodeid, state)
+        shutil.rmtree(directory, ignore_errors=True)
+        for vm in vms:
+            if keep_files(vm, directory / vm.name) and report.failed:
+                report.sections.append((f"VM {vm.name}: kept", str(directory / vm.name)))
+
+
+def machines_of(item: pytest.Item, state: SessionState) -> list[VM]:
+    """Return the VMs that a test has to do with: its own, and those of wider scope that it uses."""
+    harness = state.harness
+    assert harness is not None
+    return [vm for owner in (item.nodeid, *_wider_owners(item)) for vm in harness.owned_by(owner)]
+
+
+def _wider_owners(item: pytest.Item) -> list[str]:
+    names = getattr(item, "fixturenames", ())
+    owners = []
+    if "module_vm_factory" in names:
+        owners.append(item.nodeid.partition("::")[0])
+    if "session_vm_factory" in names:
+        owners.append("session")
+    return owners
+
+
+def sections(vm: VM) -> list[tuple[str, str]]:
+    """Return what a VM has to say: its command line, its last QMP exchanges, its console's end, its log."""
+    found = [(f"VM {vm.name}: command line", shlex.join(vm.plan.standalone_argv()))]
+    transcript = vm.transcript()
+    if transcript:
+        found.append((f"VM {vm.name}: last QMP exchanges", "\n".join(transcript[-TRANSCRIPT_LINES:])))
+    if vm.record.starts:
+        found.append((f"VM {vm.name}: console, last lines", vm.console.tail() or "(nothing)"))
+    if vm.log.strip():
+        found.append((f"VM {vm.name}: log of QEMU", vm.log.rstrip()))
+    return found
+
+
+def artifacts_of(nodeid: str, state: SessionState) -> Path:
+    """Return the directory for what is kept of a test: ``<artifacts>/<test>``."""
+    root = Path(state.settings.artifacts)
+    return (root if root.is_absolute() else state.config.rootpath / root) / file_name(nodeid)
+
+
+def keep_files(vm: VM, target: Path) -> bool:
+    """Copy what explains a VM to a directory; return whether there was anything.
+
+    Disks are not copied: they can be large, and the directory is meant to be uploaded by CI.
+    """
+    if not vm.record.starts:
+        return False
+    target.mkdir(parents=True)
+    _write_command(target, vm)
+    (target / "qmp.txt").write_text("\n".join(vm.transcript()) + "\n")
+    (target / "console.txt").write_text(vm.console.text)
+    (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")
+    for name in ("qemu.log", "firmware.bin"):
+        if (vm.run_dir / name).exists():
+            shutil.copyfile(vm.run_dir / name, target / name)
+    return True
+
+
+def _write_command(target: Path, vm: VM) -> None:
+    """Write a script that starts the same machine by hand, with the kept directory for its own."""
+    words = shlex.join(vm.plan.standalone_argv()).replace(f"{vm.run_dir}/", "./")
+    script = target / "command.sh"
+    script.write_text(
+        "#!/bin/sh\n# The same machine by hand: QMP is on the terminal, disks are not kept.\n"
+        f'cd "$(dirname "$0")" || exit\nexec {words}\n'
+    )
+    script.chmod(0o755)
+
+
+def file_name(nodeid: str) -> str:
+    """Return a node id as a file name: short enough, and different for different tests."""
+    import hashlib  # noqa: PLC0415
+
+    plain = re.sub(r"[^A-Za-z0-9_.=-]+", "-", nodeid).strip("-")
+    if len(plain) <= 120:
+        return plain
+    return f"{plain[:100]}-{hashlib.blake2s(nodeid.encode(), digest_size=6).hexdigest()}"

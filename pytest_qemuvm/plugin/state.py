@@ -1,0 +1,125 @@
+"""What the plugin knows for the length of a session: the decision, and the harness once there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_qemuvm.errors import QemuVMError, SettingsError
+from pytest_qemuvm.spec.settings import OPTIONS, Settings, resolve
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.host.capabilities import Capabilities
+    from pytest_qemuvm.machine.harness import Harness
+
+
+class SessionState:
+    """The session's settings and capabilities, decided before collection, and its harness."""
+
+    def __init__(
+        self, config: pytest.Config, settings: Settings, capabilities: Capabilities, cache: Path
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.capabilities = capabilities
+        self.cache = cache
+        self.harness: Harness | None = None
+        self.users: set[str] = set()
+        """Node ids of tests that really used a VM."""
+        self.plans: dict[str, list[dict[str, Any]]] = {}
+        """Plans of all VMs by the test (or wider scope) they were made for."""
+
+    @property
+    def is_worker(self) -> bool:
+        """True in a worker of xdist."""
+        return hasattr(self.config, "workerinput")
+
+    @property
+    def unused_but_strict(self) -> bool:
+        """True where --qemu-strict demands that some test uses a VM, and none did."""
+        collected_only = bool(self.config.option.collectonly)
+        return self.settings.strict and not self.users and not self.is_worker and not collected_only
+
+    def open_harness(self) -> Harness:
+        """Return the session's harness, made on first use."""
+        if self.harness is None:
+            from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
+
+            self.harness = Harness(self.settings, self.capabilities, self.cache, self._progress)
+        return self.harness
+
+    def close(self) -> None:
+        """End the harness and all its machines."""
+        harness, self.harness = self.harness, None
+        if harness is not None:
+            harness.close()
+
+    def _progress(self, line: str) -> None:
+        """Say what takes time, where somebody watches: a first build of the guest takes seconds."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is None or not reporter.isatty:
+            return
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if capture is None:
+            reporter.write_line(f"qemuvm: {line}")
+            return
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(f"qemuvm: {line}")
+
+
+STATE: pytest.StashKey[SessionState] = pytest.StashKey()
+
+
+def configure(config: pytest.Config) -> SessionState:
+    """Decide and remember settings and mode; UsageError stops the session before collection."""
+    from pytest_qemuvm.host.capabilities import Capabilities, discover  # noqa: PLC0415
+    from pytest_qemuvm.host.paths import cache_dir  # noqa: PLC0415
+
+    handed: dict[str, Any] | None = getattr(config, "workerinput", {}).get("qemuvm")
+    try:
+        cache = cache_dir()
+        if handed is not None:
+            settings = Settings(**handed["settings"])
+            capabilities = Capabilities.from_dict(handed["capabilities"])
+        else:
+            settings = resolve(_command_line(config), os.environ, _ini(config))
+            _check_plan_file(settings)
+            capabilities = discover(settings, cache)
+    except QemuVMError as error:
+        raise pytest.UsageError(str(error)) from error
+    state = config.stash[STATE] = SessionState(config, settings, capabilities, cache)
+    return state
+
+
+def worker_data(config: pytest.Config) -> dict[str, Any] | None:
+    """Return the decision as plain data for a worker."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    state = config.stash.get(STATE, None)
+    if state is None:
+        return None
+    return {"settings": asdict(state.settings), "capabilities": state.capabilities.as_dict()}
+
+
+def _command_line(config: pytest.Config) -> dict[str, Any]:
+    return {
+        option.name: config.getoption(option.flag_name.lstrip("-").replace("-", "_")) for option in OPTIONS
+    }
+
+
+def _ini(config: pytest.Config) -> dict[str, str | None]:
+    return {option.name: str(config.getini(option.ini) or "") for option in OPTIONS}
+
+
+def _check_plan_file(settings: Settings) -> None:
+    """Refuse ``--qemu-plan tests``: a path of tests taken for the file to write."""
+    if settings.plan is None or settings.plan == "-":
+        return
+    if settings.plan.endswith(".py") or Path(settings.plan).is_dir():
+        raise SettingsError(
+            f"--qemu-plan would write to {settings.plan}, which is not a file for a plan",
+            hint="write --qemu-plan=FILE with an equals sign, or put --qemu-plan last to print the plan",
+        )

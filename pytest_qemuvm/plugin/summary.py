@@ -1,0 +1,41 @@
+"""The lines after the tests: how many used a VM, and the plans where they were asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_qemuvm.plugin.state import SessionState
+
+
+def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
+    """Write the summary."""
+    users = len(state.users)
+    if users or state.settings.mode == "real":
+        reporter.write_line(f"qemuvm: {users} {'test' if users == 1 else 'tests'} used a real VM")
+    if state.unused_but_strict:
+        reporter.write_line("qemuvm: no test used a VM, a failure because of --qemu-strict", red=True)
+    if state.settings.plan == "-":
+        for owner, plans in state.plans.items():
+            for plan in plans:
+                reporter.section(f"plan of {plan['name']} for {owner}", sep="-")
+                reporter.write_line(_as_lines(plan["argv"]))
+    elif state.settings.plan is not None:
+        Path(state.settings.plan).write_text(json.dumps(state.plans, indent=2) + "\n")
+        reporter.write_line(f"qemuvm: plans written to {state.settings.plan}")
+
+
+def _as_lines(argv: list[str]) -> str:
+    """Return a command line with one option a line, so that it can be read and pasted."""
+    import shlex  # noqa: PLC0415
+
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n  ".join(shlex.join(line) for line in lines)
