@@ -26,6 +26,10 @@ _LOGGER = "qemuvm"
 unless somebody has set a level for this name below ``qemu.qmp.protocol``."""
 
 
+_LINE_END = b"\n"
+"""QEMU needs none; whoever else plays a monitor can read by lines."""
+
+
 class Wire(QMPClient):
     """One QMP connection over a socket that is already connected. Only for use on one running loop.
 
@@ -82,7 +86,7 @@ class Wire(QMPClient):
 
     def send(self, data: bytes) -> None:
         """Queue one encoded command; never waits."""
-        self._do_send(Message(data, eager=False))
+        self._do_send(Message(data + _LINE_END, eager=False))
 
     def hang_up(self) -> None:
         """End the connection from our side: what the peer has sent is still read, then comes the end of file.
@@ -141,7 +145,7 @@ class Wire(QMPClient):
         return msg
 
     def _cb_outbound(self, msg: Message) -> Message:
-        return msg
+        return Message(bytes(msg) + _LINE_END, eager=False)
 
 
 def _describe(error: BaseException) -> str:
