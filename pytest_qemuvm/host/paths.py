@@ -28,32 +28,32 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("pytest-qemuvm"))
 
 
-def session_root(tag: str) -> Path:
-    """Return the directory of a session, which need not exist yet: ``/tmp/qemuvm-1000/qv-1a2b3c4d5e``.
+def sessions_root() -> Path:
+    """Return the user's directory for all sessions, which need not exist yet: ``/tmp/qemuvm-1000``.
 
     It lies in ``TMPDIR`` unless that is long: a unix socket's path is cut off at 107 bytes.
     """
     temporary = tempfile.gettempdir()
     if len(temporary) > LONGEST_TEMPORARY:
         temporary = "/tmp"  # noqa: S108  # the directory below it is checked to be ours alone
-    return Path(temporary) / f"qemuvm-{os.getuid()}" / tag
+    return Path(temporary) / f"qemuvm-{os.getuid()}"
 
 
-def make_private(root: Path) -> None:
-    """Make a session's directory, and the one above it that holds all sessions of the user.
+def runtime_root() -> Path:
+    """Return the user's directory for all sessions, made if it is missing.
 
-    Raises QemuVMError where somebody else could write to that.
+    Raises QemuVMError where somebody else could write to it.
     """
-    parent = root.parent
-    parent.mkdir(mode=0o700, exist_ok=True)
-    info = parent.lstat()
+    root = sessions_root()
+    root.mkdir(mode=0o700, exist_ok=True)
+    info = root.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise QemuVMError(
-            f"{parent} is not a directory that only you can use",
+            f"{root} is not a directory that only you can use",
             f"owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):o}",
-            f"remove {parent}, or set TMPDIR to a private directory",
+            f"remove {root}, or set TMPDIR to a private directory",
         )
-    root.mkdir(mode=0o700)
+    return root
 
 
 def new_session_tag() -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun
 from pytest_qemuvm.host.images import make_image
-from pytest_qemuvm.host.paths import make_private
+from pytest_qemuvm.host.paths import runtime_root
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 
@@ -70,7 +70,8 @@ class RealProvisioner:
         with self._lock:
             if not self._has_root:
                 self._reaper.watch_directory(self._root)
-                make_private(self._root)
+                runtime_root()
+                self._root.mkdir(mode=0o700)
                 self._has_root = True
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:

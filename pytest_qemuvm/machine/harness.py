@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
-from pytest_qemuvm.host.paths import new_session_tag, session_root
+from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
@@ -43,7 +43,7 @@ class Harness:
         self.capabilities = capabilities
         self.tag = new_session_tag()
         """Marks every process and directory of this session."""
-        self.root = session_root(self.tag)
+        self.root = sessions_root() / self.tag
         self.plans: list[tuple[str, MachinePlan]] = []
         """All plans made so far, each with the owner it was made for."""
         self.used_by: set[str] = set()

@@ -1,0 +1,3 @@
+"""Fixtures of the project's own tests."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,6 @@
+import pytest
+
+
+@pytest.fixture
+def vm_spec():
+    return {"template": "bare"}

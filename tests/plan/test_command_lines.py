@@ -1,0 +1,159 @@
+"""The command lines of ten specs, as files: a change to one shows as a readable difference.
+
+``QEMUVM_UPDATE_GOLDEN=1 pytest tests/plan`` writes them anew; read the difference before you commit it.
+"""
+
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_qemuvm import DiskSpec, NicSpec, SerialSpec, VMSpec
+from pytest_qemuvm.arch import ARCHITECTURES
+from pytest_qemuvm.errors import SpecError
+from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.spec.boot import KernelBoot
+
+GOLDEN = Path(__file__).with_name("golden")
+
+WORLD = Surroundings(
+    name="vm0",
+    tag="qv-0000000000",
+    run_dir="/run/qemuvm/vm0",
+    arch=ARCHITECTURES["x86_64"],
+    binary="/usr/bin/qemu-system-x86_64",
+    accelerator="tcg",
+    cpu_model="max",
+    boot=KernelBoot("/cache/vmlinux", "/cache/initramfs", "console=ttyS0 quiet"),
+)
+BARE = replace(WORLD, boot=None)
+KVM = replace(WORLD, accelerator="kvm", cpu_model="host")
+
+SPECS = {
+    "tiny": (VMSpec(), WORLD),
+    "tiny-kvm-4-cpus": (VMSpec(cpus=4, memory="1G"), KVM),
+    "tiny-many-cpus-pc": (VMSpec(cpus=6, machine="pc", append="debug"), WORLD),
+    "tiny-microvm": (VMSpec(machine="microvm", disks=[DiskSpec("64M")], nics=[NicSpec()]), WORLD),
+    "bare": (VMSpec(template="bare"), BARE),
+    "bare-no-sandbox": (
+        VMSpec(template="bare", hotplug_slots=0, display=False),
+        replace(BARE, sandbox=False),
+    ),
+    "disks-on-all-buses": (
+        VMSpec(
+            template="bare",
+            disks=[
+                DiskSpec("64M", serial="data"),
+                DiskSpec("1G", bus="scsi", format="raw"),
+                DiskSpec("1G", bus="nvme"),
+                DiskSpec("16M", bus="usb", read_only=True),
+            ],
+        ),
+        BARE,
+    ),
+    "nics": (
+        VMSpec(
+            nics=[NicSpec(forward=(22, 80)), NicSpec(model="e1000e", mac="52:54:00:AA:BB:CC", outward=True)]
+        ),
+        WORLD,
+    ),
+    "twelve-root-ports": (VMSpec(template="bare", hotplug_slots=12), BARE),
+    "serials-balloon-args": (
+        VMSpec(serials=[SerialSpec("metrics")], balloon=True, args=("-rtc", "base=2000-01-01")),
+        WORLD,
+    ),
+}
+
+
+def as_lines(argv):
+    lines = []
+    for word in argv:
+        if word.startswith("-") or not lines:
+            lines.append([])
+        lines[-1].append(word)
+    return "".join(shlex.join(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_command_line_is_what_it_was(name):
+    spec, world = SPECS[name]
+    text = as_lines(plan_machine(spec, world).argv)
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("QEMUVM_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_no_golden_file_is_left_over():
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(SPECS)
+
+
+def test_a_plan_is_the_same_every_time():
+    assert plan_machine(*SPECS["nics"]) == plan_machine(*SPECS["nics"])
+
+
+def test_macs_differ_between_vms_and_sessions():
+    spec = VMSpec(nics=[NicSpec(), NicSpec()])
+    macs = {
+        nic.mac
+        for world in (WORLD, replace(WORLD, name="vm1"), replace(WORLD, tag="qv-1111111111"))
+        for nic in plan_machine(spec, world).nics
+    }
+    assert len(macs) == 6
+    assert all(int(mac[:2], 16) & 3 == 2 for mac in macs)  # unicast, locally administered
+
+
+def test_a_disk_of_the_users_is_written_through_an_overlay_and_never_probed(tmp_path):
+    image = tmp_path / "mine, with a comma.img"
+    image.write_bytes(bytes(1024 * 1024))
+    plan = plan_machine(VMSpec(template="bare", disks=[DiskSpec(path=image, format="raw")]), BARE)
+    (overlay,) = plan.images
+    assert (overlay.backing, overlay.backing_format, overlay.format) == (str(image), "raw", "qcow2")
+    assert str(image) not in " ".join(plan.argv)
+    read_only = DiskSpec(path=image, format="raw", read_only=True)
+    plan = plan_machine(VMSpec(template="bare", disks=[read_only]), BARE)
+    assert not plan.images
+    assert any('"driver":"raw"' in word and '"read-only":true' in word for word in plan.argv)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (VMSpec(machine="q53"), "q35"),
+        (VMSpec(machine="microvm", disks=[DiskSpec("1G", bus="nvme")]), "nvme"),
+        (VMSpec(machine="microvm", nics=[NicSpec(model="e1000e")]), "e1000e"),
+    ],
+)
+def test_what_a_machine_type_does_not_have_is_refused_in_the_plan(spec, said):
+    with pytest.raises(SpecError) as caught:
+        plan_machine(spec, WORLD)
+    assert said in str(caught.value)
+
+
+def test_a_kernel_for_a_machine_without_a_guest_is_refused(tmp_path):
+    kernel = tmp_path / "vmlinuz"
+    kernel.touch()
+    with pytest.raises(SpecError):
+        plan_machine(VMSpec(template="bare", kernel=kernel), BARE)
+
+
+def test_descriptors_are_filled_in_at_launch_and_replaced_for_a_shell():
+    plan = plan_machine(*SPECS["serials-balloon-args"])
+    numbers = {name: 100 + index for index, name in enumerate(plan.sockets)}
+    filled = plan.argv_with(numbers)
+    assert "{fd:" not in " ".join(filled)
+    assert f"socket,id=qmp,fd={numbers['qmp']}" in filled
+    by_hand = plan.standalone_argv()
+    assert "{fd:" not in " ".join(by_hand)
+    assert "stdio,id=qmp" in by_hand
+    assert not any(word.startswith("socket,") for word in by_hand)
+
+
+def test_a_hot_plug_says_the_same_as_the_command_line():
+    plan = plan_machine(*SPECS["disks-on-all-buses"])
+    disk = plan.devices[0]
+    assert [command.name for command in disk.plug()] == ["blockdev-add", "blockdev-add", "device_add"]
+    assert [command.name for command in disk.unplug()] == ["device_del", "blockdev-del", "blockdev-del"]
+    assert disk.unplug()[1].arguments == {"node-name": "disk0-fmt"}

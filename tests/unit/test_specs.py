@@ -1,0 +1,102 @@
+import pytest
+
+from pytest_qemuvm import DiskSpec, NicSpec, SerialSpec, UsbSpec, VMSpec
+from pytest_qemuvm.errors import SpecError
+
+
+def test_a_spec_normalises_what_it_is_given():
+    spec = VMSpec(memory="1G", disks=[DiskSpec("64M")], nics=NicSpec(), needs="guest", args=["-snapshot"])
+    assert spec.bytes == 1024**3
+    assert spec.disks == (DiskSpec(64 * 1024**2),)
+    assert spec.nics == (NicSpec(),)
+    assert spec.needs == ("guest",)
+    assert spec.args == ("-snapshot",)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("memory", "512X"),
+        ("memory", 1000),
+        ("cpus", 0),
+        ("cpus", True),
+        ("cpus", "2"),
+        ("template", "no name"),
+        ("disks", "64M"),
+        ("disks", [NicSpec()]),
+        ("nics", 3),
+        ("needs", "guets"),
+        ("balloon", "yes"),
+        ("display", 1),
+        ("hotplug_slots", -1),
+        ("kernel", "/nonexistent/vmlinuz"),
+        ("args", "-snapshot"),
+        ("args", [1]),
+        ("boot_timeout", 0),
+        ("boot_timeout", "10"),
+    ],
+)
+def test_a_wrong_value_is_named_before_anything_is_touched(key, value):
+    with pytest.raises(SpecError) as caught:
+        VMSpec(**{key: value})
+    assert key in str(caught.value)
+
+
+def test_a_misspelt_key_names_the_nearest():
+    with pytest.raises(SpecError) as caught:
+        VMSpec().with_keywords({"memroy": "1G"}, "the marker")
+    assert "memory" in caught.value.hint
+    assert "the marker" in caught.value.brief
+
+
+def test_keywords_change_only_what_they_name():
+    spec = VMSpec(template="bare", cpus=2)
+    changed = spec.with_keywords({"memory": "1G"}, "here")
+    assert (changed.template, changed.cpus, changed.bytes) == ("bare", 2, 1024**3)
+    assert spec.with_keywords({}, "here") is spec
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"size": "0M"},
+        {"size": 100},
+        {"size": "64M", "bus": "sata"},
+        {"size": "64M", "format": "vmdk"},
+        {"size": "64M", "serial": "has space"},
+        {"size": "64M", "serial": "x" * 21},
+        {},
+        {"path": "/nonexistent.img"},
+        {"path": "/etc/hostname", "size": "64M"},
+    ],
+)
+def test_a_disk_that_cannot_be(keywords):
+    with pytest.raises(SpecError):
+        DiskSpec(**keywords)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"model": "rtl8139"},
+        {"mac": "52:54:00:12:34"},
+        {"mac": "53:54:00:12:34:56"},
+        {"forward": (0,)},
+        {"forward": (22, 22)},
+        {"forward": ("22",)},
+    ],
+)
+def test_a_nic_that_cannot_be(keywords):
+    with pytest.raises(SpecError):
+        NicSpec(**keywords)
+
+
+def test_one_forwarded_port_needs_no_tuple():
+    assert NicSpec(forward=22).forward == (22,)
+
+
+def test_other_devices_check_their_words():
+    with pytest.raises(SpecError):
+        UsbSpec("printer")
+    with pytest.raises(SpecError):
+        SerialSpec("no name")
