@@ -59,7 +59,10 @@ class Link:
 
         Raises ConnectError where nothing or nonsense arrives in time, QmpDisconnected where QEMU died.
         """
-        self._wire = Wire(sock, on_event=self._on_event, on_reply=self._on_reply)
+        try:
+            self._wire = Wire(sock, on_event=self._on_event, on_reply=self._on_reply)
+        except OSError as error:
+            raise ConnectError("no socket to talk QMP over", str(error)) from error
         try:
             if self._death is not None:
                 self._watch = self._loop.watch(self._death.fileno(), self._on_death)

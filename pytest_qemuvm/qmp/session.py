@@ -111,10 +111,10 @@ class Session:
 
     def close(self) -> None:
         """Hang up and end every wait; idempotent, also after the loop has been closed."""
-        if self._link is None:
-            self._sock.close()
-        elif not self.loop.closed:
+        if self._link is not None and not self.loop.closed:
             self.loop.call(self._link.close())
+        # Closed by now, unless it never came to a connection.
+        self._sock.close()
 
     def deadline(self, timeout: Timeout) -> Deadline:
         """Return the deadline that the caller meant."""

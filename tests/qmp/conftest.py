@@ -180,7 +180,7 @@ def machine(qemu):
 
 
 @pytest.fixture
-def vm(qemu, loop):
+def monitor(qemu, loop):
     """A client of a real QEMU."""
     ours, child = qemu
     with Qmp(loop, ours, death=child, timeout=PATIENCE) as client:

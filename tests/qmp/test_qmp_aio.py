@@ -8,33 +8,33 @@ import pytest
 from pytest_qemuvm.errors import CommandError, QmpDisconnected, QmpTimeout
 
 
-def test_everything_awaitable_under_asyncio(vm):
+def test_everything_awaitable_under_asyncio(monitor):
     async def body():
-        since = vm.aio.events.last
-        assert (await vm.aio.execute("query-status"))["status"] == "prelaunch"
-        async with vm.aio.expect_event("RESUME") as seen:
-            await vm.aio.execute("cont")
+        since = monitor.aio.events.last
+        assert (await monitor.aio.execute("query-status"))["status"] == "prelaunch"
+        async with monitor.aio.expect_event("RESUME") as seen:
+            await monitor.aio.execute("cont")
         assert seen.event.seq == since + 1
-        await vm.aio.execute("stop")
-        assert (await vm.aio.wait_event("STOP", since=since)).seq == since + 2
-        assert (await vm.aio.wait_event("STOP")).seq == since + 2
+        await monitor.aio.execute("stop")
+        assert (await monitor.aio.wait_event("STOP", since=since)).seq == since + 2
+        assert (await monitor.aio.wait_event("STOP")).seq == since + 2
         with pytest.raises(CommandError):
-            await vm.aio.execute("no-such-command")
+            await monitor.aio.execute("no-such-command")
 
     asyncio.run(body())
 
 
-def test_many_at_once(vm):
+def test_many_at_once(monitor):
     async def body():
-        return await asyncio.gather(*(vm.aio.execute("query-name") for _ in range(50)))
+        return await asyncio.gather(*(monitor.aio.execute("query-name") for _ in range(50)))
 
     assert asyncio.run(body()) == [{}] * 50
 
 
-def test_under_anyio(vm):
+def test_under_anyio(monitor):
     async def body():
         with anyio.fail_after(10):
-            return await vm.aio.execute("query-status")
+            return await monitor.aio.execute("query-status")
 
     assert anyio.run(body)["running"] is False
 
@@ -72,10 +72,10 @@ def test_cancelled_call_leaves_the_connection_usable(client, peer, in_thread):
     assert calling.result(10) == "fast"
 
 
-def test_death_wakes_coroutines(vm, machine):
+def test_death_wakes_coroutines(monitor, machine):
     async def body():
-        waits = [asyncio.ensure_future(vm.aio.wait_event("NEVER")) for _ in range(2)]
-        await vm.aio.execute("query-status")
+        waits = [asyncio.ensure_future(monitor.aio.wait_event("NEVER")) for _ in range(2)]
+        await monitor.aio.execute("query-status")
         machine.process.kill()
         for wait in waits:
             with pytest.raises(QmpDisconnected) as caught:
@@ -85,14 +85,14 @@ def test_death_wakes_coroutines(vm, machine):
     asyncio.run(body())
 
 
-def test_synchronous_face_inside_a_running_loop(vm):
+def test_synchronous_face_inside_a_running_loop(monitor):
     async def body():
-        with vm.expect_event("RESET"):
-            vm.execute("system_reset")
-        return vm.execute("query-status")["status"]
+        with monitor.expect_event("RESET"):
+            monitor.execute("system_reset")
+        return monitor.execute("query-status")["status"]
 
     assert asyncio.run(body()) == "prelaunch"
 
 
-def test_awaitable_on_the_harness_own_loop(vm, loop):
-    assert loop.call(vm.aio.execute("query-status"), timeout=10)["status"] == "prelaunch"
+def test_awaitable_on_the_harness_own_loop(monitor, loop):
+    assert loop.call(monitor.aio.execute("query-status"), timeout=10)["status"] == "prelaunch"

@@ -1,9 +1,13 @@
 """How a connection comes about, or does not."""
 
+import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +142,35 @@ def test_qemu_that_refuses_its_command_line_is_a_death(loop, ends, tmp_path):
     child.close()
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+@pytest.mark.parametrize("closed", [True, False])
+def test_socket_that_leads_nowhere_is_a_connect_error(loop, kind, closed):
+    sock = socket.socket(socket.AF_UNIX, kind)
+    if closed:
+        sock.close()
+    with pytest.raises(ConnectError):
+        Client.from_socket(sock, timeout=10, loop=loop)
+    assert sock.fileno() == -1
+
+
+def test_interrupted_connecting_leaves_nothing(ends, loop, in_thread):
+    ours, peer = ends
+
+    def interrupt():
+        # Asked for the negotiation, so the client waits for the answer.
+        peer.say(b'{"QMP": {"version": {}, "capabilities": []}}\n')
+        assert b"qmp_capabilities" in peer.sock.recv(4096)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    client = Qmp(loop, ours)
+    interrupting = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.connect(10)
+    interrupting.result(10)
+    client.close()
+    assert ours.fileno() == -1
+
+
 def test_command_before_connecting_is_a_connect_error(ends, loop):
     client = Qmp(loop, ends[0])
     with pytest.raises(ConnectError):
@@ -167,3 +200,19 @@ def test_importing_the_package_brings_in_neither_asyncio_nor_the_library():
     code = "import sys, pytest_qemuvm.qmp; print([m for m in ('asyncio', 'qemu.qmp') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_many_connections_leave_no_descriptor(loop, bystander):
+    def descriptors():
+        loop.call(asyncio.sleep(0))
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = descriptors()
+    for _ in range(20):
+        ours, theirs = socket.socketpair()
+        theirs.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\n{"return": {}}\n')
+        client = Qmp(loop, ours, death=bystander)
+        client.connect(10)
+        client.close()
+        theirs.close()
+    assert descriptors() == before

@@ -13,11 +13,11 @@ def without_times(lines):
     ]
 
 
-def test_exchange_and_event_read_like_a_conversation(vm):
-    vm.execute("stop")
-    vm.execute("cont")
-    vm.execute("query-name", {})
-    assert without_times(vm.transcript()) == [
+def test_exchange_and_event_read_like_a_conversation(monitor):
+    monitor.execute("stop")
+    monitor.execute("cont")
+    monitor.execute("query-name", {})
+    assert without_times(monitor.transcript()) == [
         "-> stop {}",
         "<- {}",
         "-> cont {}",
@@ -28,19 +28,19 @@ def test_exchange_and_event_read_like_a_conversation(vm):
     ]
 
 
-def test_refusal_is_shown_as_qemu_put_it(vm):
+def test_refusal_is_shown_as_qemu_put_it(monitor):
     with pytest.raises(Exception, match="not found"):
-        vm.execute("device_del", {"id": "x"})
-    asked, refused = vm.transcript()
+        monitor.execute("device_del", {"id": "x"})
+    asked, refused = monitor.transcript()
     assert asked == '-> device_del {"id": "x"}'
     assert "DeviceNotFound" in refused
 
 
-def test_long_values_are_shortened(vm):
-    vm.execute("query-qmp-schema")
+def test_long_values_are_shortened(monitor):
+    monitor.execute("query-qmp-schema")
     with pytest.raises(Exception, match="not found"):
-        vm.execute("device_del", {"id": "x" * 5000})
-    assert all(len(line) < 300 for line in vm.transcript())
+        monitor.execute("device_del", {"id": "x" * 5000})
+    assert all(len(line) < 300 for line in monitor.transcript())
 
 
 def test_timeout_late_reply_and_overlap_are_told_apart(client, peer, in_thread):
