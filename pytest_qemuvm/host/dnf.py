@@ -48,6 +48,7 @@ class Dnf(PackageManager):
     def fetch(self, packages: Sequence[str], work: Path) -> list[Path]:
         """Download for x86_64: the built-in guest is that whatever the host is."""
         rpms = work / "rpms"
+        rpms.mkdir(exist_ok=True)
         argv = ["dnf", "download", "--assumeyes", f"--destdir={rpms}", "--forcearch=x86_64", *packages]
         outcome = self._run(argv, seconds=_DOWNLOAD_SECONDS)
         files = sorted(rpms.glob("*.rpm"))

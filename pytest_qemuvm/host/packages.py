@@ -7,7 +7,6 @@ that has ``boot/vmlinuz-*``, ``lib/modules/`` or ``bin/busybox`` wherever the di
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -209,7 +208,3 @@ def detect(progress: Progress = print) -> PackageManager | None:
         return Dnf(progress)
     return None
 
-
-def may_install(*, sudo: bool = False) -> bool:
-    """Tell whether this user can install packages: as root, or by asking sudo."""
-    return os.geteuid() == 0 or (sudo and shutil.which("sudo") is not None)

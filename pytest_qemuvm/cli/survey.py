@@ -1,0 +1,197 @@
+"""Look at everything that real mode needs on this host, one row each, without stopping at what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host import accel
+from pytest_qemuvm.host.binary import QemuBinary, find_qemu, identify
+from pytest_qemuvm.host.paths import cache_dir, runtime_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_qemuvm.spec.settings import Settings
+
+Status = Literal["ok", "warn", "missing"]
+
+SETUP = "run `qemuvm setup`"
+
+_MIB = 1024 * 1024
+_LOW_MEMORY = 512 * _MIB
+"""Four machines of the built-in guest, or a few dozen clones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing looked at."""
+
+    name: str
+    status: Status
+    """``missing``: the built-in guest cannot run without it; ``warn``: it can, with less."""
+    value: str
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All rows, and of what is missing what ``setup`` can mend."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ready(self) -> bool:
+        """True if real mode can run the built-in guest."""
+        return all(row.status != "missing" for row in self.rows)
+
+    def lacks(self, name: str) -> bool:
+        """Tell whether the row of that name is missing or less than it should be."""
+        return any(row.name == name and row.status != "ok" for row in self.rows)
+
+
+def survey(settings: Settings, *, fresh: bool = False) -> Survey:
+    """Look at this host; ``fresh`` measures the accelerators again whatever the cache says."""
+    cache = cache_dir()
+    binary, binary_row = _qemu(settings.binary, cache)
+    rows = [
+        Row("python", "ok", f"{platform.python_version()} ({sys.executable})"),
+        _pytest(),
+        binary_row,
+        _qemu_img(),
+        _accelerator(binary, settings.accel, cache, fresh=fresh),
+        _kvm(binary, cache),
+        *_guest_parts(settings.kernel, cache),
+        _guarded("runtime directory", lambda: str(runtime_root())),
+        _cache(cache),
+        _machine(),
+        _shared_memory(),
+    ]
+    return Survey(tuple(rows))
+
+
+def _guarded(name: str, look: Callable[[], str], remedy: str | None = None) -> Row:
+    """Return the row of something that is there or raises."""
+    try:
+        return Row(name, "ok", look())
+    except QemuVMError as error:
+        value = "; ".join([error.brief, *(error.details or "").splitlines()[:1]])
+        return Row(name, "missing", value, error.hint or remedy)
+    except OSError as error:
+        return Row(name, "missing", str(error), remedy)
+
+
+def _pytest() -> Row:
+    try:
+        version = metadata.version("pytest")
+    except metadata.PackageNotFoundError:
+        return Row("pytest", "missing", "not installed", "pip install pytest")
+    return Row("pytest", "ok", version)
+
+
+def _qemu(explicit: str | None, cache: Path) -> tuple[QemuBinary | None, Row]:
+    found: list[QemuBinary] = []
+
+    def look() -> str:
+        found.append(identify(find_qemu(explicit), cache))
+        return f"{'.'.join(map(str, found[0].version))} ({found[0].path})"
+
+    row = _guarded("qemu", look)
+    return (found[0] if found else None), row
+
+
+def _qemu_img() -> Row:
+    path = shutil.which("qemu-img")
+    if path:
+        return Row("qemu-img", "ok", path)
+    return Row("qemu-img", "warn", "not found: only raw and empty qcow2 disks", SETUP)
+
+
+def _accelerator(binary: QemuBinary | None, wanted: accel.Wanted, cache: Path, *, fresh: bool) -> Row:
+    if binary is None:
+        return Row("accelerator", "missing", "needs QEMU", SETUP)
+
+    def look() -> str:
+        found = accel.prove(binary, wanted, cache, fresh=fresh)
+        return f"{found.name}, -cpu {found.cpu_model} ({found.proof})"
+
+    return _guarded("accelerator", look)
+
+
+def _kvm(binary: QemuBinary | None, cache: Path) -> Row:
+    """Say what KVM is worth here, whatever accelerator was asked for."""
+    from pytest_qemuvm.host.kvm import refusal  # noqa: PLC0415  # no other command needs it
+
+    refused = refusal(accel.DEVICE)
+    if refused is not None:
+        return Row(accel.DEVICE, "warn", refused.reason, refused.hint)
+    if binary is None:
+        return Row(accel.DEVICE, "ok", "opens; what it is worth takes QEMU to find out")
+    trial = accel.try_kvm(binary, cache)
+    if trial.proven:
+        return Row(accel.DEVICE, "ok", f"opens and is proven, -cpu {trial.cpu_model}")
+    return Row(accel.DEVICE, "warn", f"opens, and is of no use: {trial.reason}", trial.hint)
+
+
+def _guest_parts(kernel: str | None, cache: Path) -> list[Row]:
+    from pytest_qemuvm.guest import kernel as parts  # noqa: PLC0415  # as above
+
+    def find_kernel() -> str:
+        return parts.find_kernel(Path(kernel) if kernel else None, cache).describe()
+
+    def find_busybox() -> str:
+        return str(parts.find_busybox(None, cache))
+
+    return [_guarded("kernel", find_kernel, SETUP), _guarded("busybox", find_busybox, SETUP)]
+
+
+def _cache(cache: Path) -> Row:
+    name = "cache directory"
+    nearest = cache
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        return Row(name, "missing", f"{cache} cannot be written", "set QEMUVM_CACHE to another directory")
+    free = shutil.disk_usage(nearest).free
+    value = f"{cache} ({_size(cache) // _MIB} MiB used, {free // _MIB} MiB free)"
+    if free < 1024 * _MIB:
+        return Row(name, "warn", value, "a guest and its templates take about 700 MiB: free some space")
+    return Row(name, "ok", value)
+
+
+def _size(directory: Path) -> int:
+    """Return what a tree takes on the disk, in bytes; sparse files count for what they hold."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += (Path(folder) / name).lstat().st_blocks * 512
+            except OSError:
+                continue  # removed meanwhile by another session
+    return total
+
+
+def _machine() -> Row:
+    import psutil  # noqa: PLC0415  # as above
+
+    cpus = len(os.sched_getaffinity(0))
+    available = psutil.virtual_memory().available
+    value = f"{cpus} processors, {available // _MIB} MiB of memory available"
+    if available < _LOW_MEMORY:
+        return Row("host", "warn", value, "run fewer machines at a time, or smaller ones")
+    return Row("host", "ok", value)
+
+
+def _shared_memory() -> Row:
+    try:
+        free = shutil.disk_usage("/dev/shm").free  # noqa: S108  # asked about, not written to
+    except OSError as error:
+        return Row("shared memory", "warn", str(error))
+    return Row("shared memory", "ok", f"{free // _MIB} MiB free in /dev/shm")
