@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ millisecond; one that still lives after this has only closed its monitor."""
 
 
 class Link:
-    """A connection as the loop sees it: methods run on its thread, attributes may be read anywhere.
+    """A connection as the loop sees it: methods other than ``issue`` run on its thread.
 
     ``ending`` makes the error for whoever comes after the end; it is None as long as the connection lasts.
     """
@@ -43,6 +44,8 @@ class Link:
         self._transcript = transcript
         self._dead = asyncio.Event()
         self._closing = False
+        # Holds sending, and who expects a reply, together.
+        self._lock = threading.Lock()
         # In the order of sending, which is the order in which QEMU answers.
         self._calls: dict[str, Call] = {}
         self._wire: Wire | None = None
@@ -80,14 +83,16 @@ class Link:
         self._life = asyncio.create_task(self._live(self._wire))
 
     def issue(self, call: Call) -> None:
-        """Send a command, or fail it at once where there is nobody left to send it to."""
-        if self.ending is not None:
-            call.future.set_exception(self.ending())
-            return
-        assert self._wire is not None
-        self._calls[call.id] = call
-        # Otherwise the connection is about to end, and its end fails the call.
-        if self._wire.is_running:
+        """Send a command and expect its reply; from any thread.
+
+        Raises QmpDisconnected where the connection has ended, ConnectError where it has not begun.
+        """
+        with self._lock:
+            if self.ending is not None:
+                raise self.ending()
+            if self._wire is None or self._life is None:
+                raise ConnectError("not connected yet", hint="call connect() first")
+            self._calls[call.id] = call
             self._wire.send(call.data)
 
     async def close(self) -> None:
@@ -147,7 +152,8 @@ class Link:
             if not self._calls:
                 raise QmpError("the monitor complains of what was never sent", shorten(repr(raw)))
             call_id = next(iter(self._calls))
-        call = self._calls.pop(call_id, None) if isinstance(call_id, str) else None
+        with self._lock:
+            call = self._calls.pop(call_id, None) if isinstance(call_id, str) else None
         if call is None:
             self._transcript.stray(raw)
             return
@@ -157,10 +163,11 @@ class Link:
     def _finish(self, reason: BaseException | None) -> None:
         """Fail everybody who waits, and everybody who will, with what is known about the end."""
         ending = self._explain(reason)
-        self.ending = ending
+        with self._lock:
+            self.ending = ending
+            calls, self._calls = self._calls, {}
         if self._watch is not None:
             self._watch.cancel()
-        calls, self._calls = self._calls, {}
         for call in calls.values():
             error = ending()
             if not call.abandoned:

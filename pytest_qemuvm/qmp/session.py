@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_qemuvm.errors import CommandError, ConnectError, QmpDisconnected, QmpError, QmpTimeout
+from pytest_qemuvm.errors import CommandError, ConnectError, QmpError, QmpTimeout
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.transcript import Transcript, shorten
@@ -135,10 +135,7 @@ class Session:
         # Unescaped, so that what is not Unicode fails here instead of in QEMU's parser.
         call = Call(command, arguments, allow_dangerous, call_id, message.encode())
         self.transcript.sent(call_id, command, shown)
-        try:
-            self.loop.post(link.issue, call)
-        except RuntimeError as error:
-            raise QmpDisconnected("the QMP connection has been closed") from error
+        link.issue(call)
         return call
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:

@@ -7,15 +7,17 @@ subclasses to override (``_on_message`` and the two callbacks) suffices to do wi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from qemu.qmp import ConnectError as LibraryConnectError
-from qemu.qmp import Message, QMPClient, QMPError, Runstate
+from qemu.qmp import Message, QMPClient, Runstate
 
-from pytest_qemuvm.errors import ConnectError, QmpError
+from pytest_qemuvm.errors import ConnectError
 from pytest_qemuvm.qmp.transcript import shorten
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _LINE_END = b"\n"
 
 
 class Wire(QMPClient):
-    """One QMP connection over a socket that is already connected. Only for use on one running loop.
+    """One QMP connection over a socket that is already connected. All but ``send`` is for one running loop.
 
     ``on_event`` gets each event, ``on_reply`` each other message and its bytes, in the order of arrival and
     before the next is read. An exception from either ends the connection and is its reason.
@@ -49,9 +51,11 @@ class Wire(QMPClient):
         if self.logger.level == logging.NOTSET:
             self.logger.setLevel(logging.CRITICAL + 1)
         self._sock = sock
-        # A command written to a dead peer makes asyncio drop the socket with all that is still in it.
-        # The duplicate is how the last words are read all the same.
-        self._tail = sock.dup()
+        # The way out, beside asyncio's reading; see send().
+        self._out = sock.dup()
+        self._unsent = bytearray()
+        self._sending = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event = on_event
         self._on_reply = on_reply
 
@@ -61,10 +65,11 @@ class Wire(QMPClient):
         Raises ConnectError where the peer hangs up or says something else. Must be followed by ``ended()``
         if it returns.
         """
+        self._loop = asyncio.get_running_loop()
         try:
             await self.connect(self._sock)
         except LibraryConnectError as error:
-            self._tail.close()
+            self._out.close()
             raise ConnectError("no QMP greeting", _describe(error.exc)) from error.exc
         except AssertionError:
             # The library insists that the connection still runs when connect() returns, but a peer may hang
@@ -72,21 +77,27 @@ class Wire(QMPClient):
             if self.runstate is not Runstate.DISCONNECTING:
                 raise
         except BaseException:
-            self._tail.close()
+            self._out.close()
             raise
         greeting = self.greeting
         return (
             {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities} if greeting else {}
         )
 
-    @property
-    def is_running(self) -> bool:
-        """True while something can be sent."""
-        return self.runstate is Runstate.RUNNING
-
     def send(self, data: bytes) -> None:
-        """Queue one encoded command; never waits."""
-        self._do_send(Message(data + _LINE_END, eager=False))
+        """Send one encoded command, from any thread, and never wait.
+
+        Not through asyncio: that would wake the loop's thread twice per command, and writing to a dead peer
+        would make it drop the socket with the peer's last words unread.
+        """
+        assert self._loop is not None
+        with self._sending:
+            waiting = bool(self._unsent)
+            self._unsent += data + _LINE_END
+            if not waiting:
+                self._flush()
+                if self._unsent:
+                    self._loop.call_soon_threadsafe(self._await_writable)
 
     def hang_up(self) -> None:
         """End the connection from our side: what the peer has sent is still read, then comes the end of file.
@@ -94,7 +105,7 @@ class Wire(QMPClient):
         Also right when the peer is dead but somebody else holds its end of the socket open.
         """
         with suppress(OSError):
-            self._tail.shutdown(socket.SHUT_RDWR)
+            self._out.shutdown(socket.SHUT_RDWR)
 
     async def ended(self) -> Exception | None:
         """Wait until the connection has ended for whatever reason, and return the reason.
@@ -112,25 +123,37 @@ class Wire(QMPClient):
     async def _close(self) -> Exception | None:
         try:
             await self.disconnect()
-        except OSError as error:
-            self._read_tail()
-            return error
         except Exception as error:  # noqa: BLE001  # whatever stopped the reader is the reason asked for
             return error
         finally:
-            self._tail.close()
+            with self._sending:
+                self._unsent.clear()
+                asyncio.get_running_loop().remove_writer(self._out)
+                self._out.close()
         return None
 
-    def _read_tail(self) -> None:
-        """Deliver what the peer wrote before it died and asyncio did not read."""
-        left = bytearray()
-        with suppress(OSError):
-            while chunk := self._tail.recv(65536, socket.MSG_DONTWAIT):
-                left += chunk
-        # A death in mid-sentence is no news by now.
-        with suppress(QMPError, QmpError, ValueError):
-            for line in left.splitlines():
-                self._route(Message(bytes(line)))
+    def _flush(self) -> None:
+        """Send what the peer takes of ``_unsent``. Only with the lock held."""
+        try:
+            del self._unsent[: self._out.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            # The peer is gone, and whoever reads is about to find its last words and then the end.
+            self._unsent.clear()
+
+    def _go_on_sending(self) -> None:
+        """Send the rest, now that the peer takes some; on the loop, as often as it does."""
+        with self._sending:
+            if self._unsent:
+                self._flush()
+            if not self._unsent:
+                asyncio.get_running_loop().remove_writer(self._out)
+
+    def _await_writable(self) -> None:
+        with self._sending:
+            if self._unsent:
+                asyncio.get_running_loop().add_writer(self._out, self._go_on_sending)
 
     async def _on_message(self, msg: Message) -> None:
         self._route(msg)

@@ -178,6 +178,16 @@ def test_peer_that_reads_nothing_times_out_and_close_does_not_hang(client, in_th
     in_thread(client.close).result(10)
 
 
+def test_commands_longer_than_the_socket_arrive_whole_and_in_order(client, peer, in_thread):
+    calls = [in_thread(client.execute, "long", {"text": str(n) * (2 << 20)}) for n in range(3)]
+    heard = [peer.answer(1)["arguments"]["text"] for _ in calls]
+    assert sorted((text[0], len(text)) for text in heard) == [(str(n), 2 << 20) for n in range(3)]
+    assert [calling.result(10) for calling in calls] == [1, 1, 1]
+    calling = in_thread(client.execute, "short")
+    peer.answer(2)
+    assert calling.result(10) == 2
+
+
 def test_close_wakes_everybody(client, peer, in_thread):
     calling = in_thread(client.execute, "a")
     wait = in_thread(client.wait_event, "STOP")
@@ -246,15 +256,14 @@ def test_last_words_are_heard_before_the_death(ends, loop, bystander, in_thread,
     with Qmp(loop, ours, death=bystander, timeout=10) as client:
         client.connect()
         with stalled_loop():
-            calling = in_thread(client.execute, "a")
-            # Both are in the loop's queue and in the socket before the loop can look at either: it writes to
-            # a peer that is gone while that peer's words wait to be read.
-            while not client.transcript():
-                pass
+            # The command is written to a peer that is gone, while that peer's words wait to be read.
             peer.event("GUEST_PANICKED", action="pause")
             peer.event("SHUTDOWN", reason="guest-panic")
             peer.close()
             bystander.process.kill()
+            calling = in_thread(client.execute, "a")
+            while not client._session.link._calls:
+                pass
         with pytest.raises(QmpDisconnected):
             calling.result(10)
         assert [event.name for event in client.events] == ["GUEST_PANICKED", "SHUTDOWN"]
