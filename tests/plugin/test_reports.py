@@ -1,0 +1,89 @@
+"""What a failing test's report says of its machines, and what is kept."""
+
+import json
+import subprocess
+
+import pytest
+
+BARE = 'import pytest\npytestmark = pytest.mark.qemuvm(template="bare")\n'
+FAILS = BARE + "def test_it(vm):\n    vm.qmp.execute('query-status')\n    assert 0\n"
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_a_failure_shows_command_line_qmp_and_console(pytester, run, workers):
+    pytester.makepyfile(FAILS)
+    result = run("--qemu-real", *workers)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*assert 0*",
+            "*VM vm0: command line*",
+            "*qemu-system-x86_64 *-machine q35*",
+            "*VM vm0: last QMP exchanges*",
+            "*query-status*",
+            "*VM vm0: console, last lines*",
+            "*VM vm0: kept*",
+        ]
+    )
+
+
+def test_a_success_shows_nothing_and_keeps_nothing(pytester, run):
+    pytester.makepyfile(BARE + "def test_it(vm): pass\n")
+    result = run("--qemu-real", "-rA")
+    result.stdout.no_fnmatch_line("*command line*")
+    assert not (pytester.path / "qemuvm-artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"), [("never", set()), ("failed", {"bad"}), ("always", {"bad", "good"})]
+)
+def test_what_is_kept_is_what_was_asked_for(pytester, run, keep, kept):
+    pytester.makepyfile(test_m=BARE + "def test_bad(vm): assert 0\ndef test_good(vm): pass\n")
+    run("--qemu-real", f"--qemu-keep={keep}", "--qemu-artifacts=out")
+    directories = {path.name for path in (pytester.path / "out").glob("*")}
+    assert directories == {f"test_m.py-test_{name}" for name in kept}
+
+
+def test_the_kept_command_starts_the_same_machine_by_hand(pytester, run):
+    pytester.makepyfile(test_m=FAILS)
+    run("--qemu-real")
+    kept = pytester.path / "qemuvm-artifacts" / "test_m.py-test_it" / "vm0"
+    assert "query-status" in (kept / "qmp.txt").read_text()
+    assert json.loads((kept / "plan.json").read_text())["name"] == "vm0"
+    by_hand = subprocess.run(
+        [kept / "command.sh"],
+        input='{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n{"execute":"quit"}\n',
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert '"running": true' in by_hand.stdout
+
+
+def test_a_second_run_replaces_what_the_first_one_kept(pytester, run):
+    pytester.makepyfile(test_m=BARE + "def test_it(vm_factory):\n    vm_factory('one')\n    assert 0\n")
+    run("--qemu-real")
+    pytester.makepyfile(test_m=BARE + "def test_it(vm_factory):\n    vm_factory('two')\n    assert 0\n")
+    run("--qemu-real")
+    kept = pytester.path / "qemuvm-artifacts" / "test_m.py-test_it"
+    assert {path.name for path in kept.iterdir()} == {"two"}
+
+
+def test_a_machine_that_does_not_start_is_an_error_with_all_that_is_known(pytester, run):
+    pytester.makepyfile(BARE + "@pytest.mark.qemuvm(args=('-device', 'nothing'))\ndef test_it(vm): pass\n")
+    result = run("--qemu-real")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*LaunchError*", "*exit status: 1*", "*'nothing' is not a valid device*", "*hint: *"]
+    )
+
+
+def test_machines_of_wider_scope_are_reported_too(pytester, run):
+    pytester.makepyfile(
+        BARE
+        + "@pytest.fixture(scope='module')\n"
+        + "def server(module_vm_factory): return module_vm_factory('server')\n"
+        + "def test_it(server): assert 0\n"
+    )
+    run("--qemu-real").stdout.fnmatch_lines(["*VM server: command line*"])
