@@ -34,16 +34,20 @@ def make_image(plan: ImagePlan, path: Path) -> None:
     if plan.backing is not None:
         size = virtual_size(plan.backing, plan.backing_format or "raw")
     assert size is not None
+    content, length = b"", size
+    if plan.format == "qcow2":
+        content, length = qcow2_header(size, plan.backing, plan.backing_format), _layout(size)[1]
     try:
-        with path.open("xb") as file:
-            if plan.format == "raw":
-                file.truncate(size)
-            else:
-                file.write(qcow2_header(size, plan.backing, plan.backing_format))
-                file.truncate(_layout(size)[1])
-    except OSError as error:
-        path.unlink(missing_ok=True)
+        file = path.open("xb")
+    except OSError as error:  # also where there is a file already: it is not ours to remove
         raise QemuVMError(f"the disk image {path} cannot be made: {error}") from error
+    try:
+        with file:
+            file.write(content)
+            file.truncate(length)
+    except OSError as error:
+        path.unlink()
+        raise QemuVMError(f"the disk image {path} cannot be written: {error}") from error
     made = virtual_size(str(path), plan.format)
     if made != size:
         path.unlink()

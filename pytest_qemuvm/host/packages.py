@@ -207,4 +207,3 @@ def detect(progress: Progress = print) -> PackageManager | None:
     if shutil.which("dnf"):
         return Dnf(progress)
     return None
-

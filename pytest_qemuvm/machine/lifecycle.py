@@ -211,8 +211,9 @@ class Lifecycle:
         live.ready = False
         if live.channel is not None:
             live.channel.expect_restart()
-        with live.qmp.expect_event("RESET", timeout=deadline):
-            live.qmp.execute("system_reset", timeout=deadline)
+        since = live.qmp.events.last
+        live.qmp.execute("system_reset", timeout=deadline)
+        live.qmp.wait_event("RESET", since=since, timeout=deadline)
         live.await_guest(deadline)
 
     def pause(self) -> None:
@@ -296,6 +297,8 @@ class Lifecycle:
         state = self.state
         if state != before:
             raise VMStateError(f"VM {self.name!r} is {state}, not {before}")
-        with live.qmp.expect_event(event):
-            live.qmp.execute(command)
+        # A wait that names its start leaves the event to the test's own waits as well.
+        since = live.qmp.events.last
+        live.qmp.execute(command)
+        live.qmp.wait_event(event, since=since)
         self._record.state = after

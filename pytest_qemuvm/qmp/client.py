@@ -134,6 +134,14 @@ class Qmp:
             raise
         return self._session.value(call, reply)
 
+    def post(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Send a command and wait for nothing; its outcome shows in the transcript only.
+
+        For callbacks on the loop's own thread, which must not wait.
+        """
+        call = self._session.perform(command, arguments, allow_dangerous=False)
+        self._session.abandon(call)
+
     def wait_event(
         self, name: Names, match: Match | None = None, since: int | None = None, timeout: Timeout = None
     ) -> Event:

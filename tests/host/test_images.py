@@ -1,0 +1,109 @@
+"""Images of our own writing, judged by qemu-img."""
+
+import json
+import subprocess
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_qemuvm.errors import QemuVMError, SpecError
+from pytest_qemuvm.host.images import make_image, virtual_size
+from pytest_qemuvm.plan import ImagePlan
+
+
+def qemu_img(*args):
+    done = subprocess.run(["qemu-img", *map(str, args)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def info(path):
+    return json.loads(qemu_img("info", "--output=json", path))
+
+
+@settings(max_examples=25, deadline=None)
+@given(sectors=st.one_of(st.integers(1, 2**20), st.integers(1, 2**35)))
+def test_an_empty_qcow2_passes_qemu_imgs_check(tmp_path_factory, sectors):
+    path = tmp_path_factory.mktemp("image") / "disk.qcow2"
+    make_image(ImagePlan(str(path), "qcow2", sectors * 512), path)
+    assert "No errors" in qemu_img("check", path)
+    assert info(path)["virtual-size"] == sectors * 512 == virtual_size(str(path), "qcow2")
+
+
+@pytest.mark.parametrize("backing_format", ["raw", "qcow2"])
+def test_an_overlay_has_its_backings_size_and_names_its_format(tmp_path, backing_format):
+    backing, path = tmp_path / "back, ing.img", tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", backing_format, backing, "3M")
+    make_image(ImagePlan(str(path), "qcow2", None, str(backing), backing_format), path)
+    assert "No errors" in qemu_img("check", path)
+    found = info(path)
+    assert found["virtual-size"] == 3 * 1024**2
+    assert found["backing-filename"] == str(backing)
+    assert found["backing-filename-format"] == backing_format
+
+
+def test_writes_go_to_the_overlay_and_the_backing_stays_as_it_was(tmp_path):
+    backing, path = tmp_path / "backing.raw", tmp_path / "disk.qcow2"
+    backing.write_bytes(b"x" * 1024**2)
+    make_image(ImagePlan(str(path), "qcow2", None, str(backing), "raw"), path)
+    subprocess.run(["qemu-io", "-c", "write -P 7 0 64k", path], check=True, capture_output=True)
+    subprocess.run(["qemu-io", "-c", "read -P 120 64k 64k", path], check=True, capture_output=True)
+    assert backing.read_bytes() == b"x" * 1024**2
+    assert "No errors" in qemu_img("check", path)
+
+
+def test_a_raw_image_is_as_long_as_its_disk_and_takes_no_space(tmp_path):
+    path = tmp_path / "disk.raw"
+    make_image(ImagePlan(str(path), "raw", 1024**3), path)
+    assert path.stat().st_size == 1024**3
+    assert path.stat().st_blocks == 0
+    assert info(path)["virtual-size"] == 1024**3
+
+
+def test_an_image_that_is_not_what_its_format_says_is_refused_and_nothing_left(tmp_path):
+    backing, path = tmp_path / "backing.img", tmp_path / "disk.qcow2"
+    backing.write_bytes(b"not a qcow2 image" * 100)
+    with pytest.raises(SpecError):
+        make_image(ImagePlan(str(path), "qcow2", None, str(backing), "qcow2"), path)
+    assert not path.exists()
+
+
+def test_a_directory_that_is_not_there_is_a_typed_error(tmp_path):
+    path = tmp_path / "nowhere" / "disk.qcow2"
+    with pytest.raises(QemuVMError):
+        make_image(ImagePlan(str(path), "qcow2", 512), path)
+
+
+def test_a_file_that_is_there_is_never_overwritten(tmp_path):
+    path = tmp_path / "disk.raw"
+    path.write_text("mine")
+    with pytest.raises(QemuVMError):
+        make_image(ImagePlan(str(path), "raw", 512), path)
+    assert path.read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_a_typed_error_and_leaves_no_half_image(tmp_path):
+    import resource
+
+    path = tmp_path / "disk.qcow2"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))  # Python ignores SIGXFSZ: the write fails
+    try:
+        with pytest.raises(QemuVMError):
+            make_image(ImagePlan(str(path), "qcow2", 1024**2), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not path.exists()
+
+
+def test_a_backing_path_that_qcow2_cannot_hold_is_refused(tmp_path):
+    deep = tmp_path
+    for _ in range(6):
+        deep /= "d" * 200
+    deep.mkdir(parents=True)
+    backing, path = deep / "backing.raw", tmp_path / "disk.qcow2"
+    backing.write_bytes(bytes(512))
+    with pytest.raises(SpecError):
+        make_image(ImagePlan(str(path), "qcow2", None, str(backing), "raw"), path)
+    assert not path.exists()
