@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.cli.doctor import table
+from pytest_qemuvm.cli.guest_parts import UNPACKERS
 from pytest_qemuvm.cli.output import complain, say
 from pytest_qemuvm.cli.survey import Survey, survey
 from pytest_qemuvm.errors import CapabilityError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
 
-MENDABLE = ("qemu", "qemu-img", "zstd", "kernel", "busybox")
+MENDABLE = ("qemu", "qemu-img", *UNPACKERS, "kernel", "busybox")
 """The rows of the survey that packages can mend."""
 
 REFUSED = 2
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Find out what is missing, say so, ask, do it, and show the result."""
     settings = resolve({}, os.environ, {})
     found = survey(settings)
-    # A second round, because only an unpacked kernel tells whether its modules need zstd.
+    # A second round, because only an unpacked kernel tells what it takes to unpack its modules.
     done: set[str] = set()
     for _ in range(2):
         steps, for_root = plan(found, settings, cache_dir())
@@ -104,7 +105,7 @@ def plan(found: Survey, settings: Settings, cache: Path) -> tuple[list[Step], tu
 def _installation(manager: PackageManager, wanted: list[str]) -> tuple[list[Step], tuple[str, ...]]:
     packages = [
         *(manager.qemu_packages if {"qemu", "qemu-img"} & set(wanted) else ()),
-        *(manager.zstd_packages if "zstd" in wanted else ()),
+        *(program for program in UNPACKERS if program in wanted),
     ]
     if not packages:
         return [], ()

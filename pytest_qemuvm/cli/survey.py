@@ -9,36 +9,20 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.cli.guest_parts import guest_rows
+from pytest_qemuvm.cli.row import SETUP, Row, guarded
 from pytest_qemuvm.host import accel
 from pytest_qemuvm.host.binary import QemuBinary, find_qemu, identify
 from pytest_qemuvm.host.paths import cache_dir, runtime_root
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pytest_qemuvm.spec.settings import Settings
-
-Status = Literal["ok", "warn", "missing"]
-
-SETUP = "run `qemuvm setup`"
 
 _MIB = 1024 * 1024
 _LOW_MEMORY = 512 * _MIB
 """Four machines of the built-in guest, or a few dozen clones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One thing looked at."""
-
-    name: str
-    status: Status
-    """``missing``: the built-in guest cannot run without it; ``warn``: it can, with less."""
-    value: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +52,13 @@ def survey(settings: Settings, *, fresh: bool = False) -> Survey:
         _qemu_img(),
         _accelerator(binary, settings.accel, cache, fresh=fresh),
         _kvm(binary, cache),
-        *_guest_parts(settings.kernel, cache),
-        _guarded("runtime directory", lambda: str(runtime_root())),
+        *guest_rows(settings.kernel, cache),
+        guarded("runtime directory", lambda: str(runtime_root())),
         _cache(cache),
         _machine(),
         _shared_memory(),
     ]
     return Survey(tuple(rows))
-
-
-def _guarded(name: str, look: Callable[[], str], remedy: str | None = None) -> Row:
-    """Return the row of something that is there or raises."""
-    try:
-        return Row(name, "ok", look())
-    except QemuVMError as error:
-        value = "; ".join([error.brief, *(error.details or "").splitlines()[:1]])
-        return Row(name, "missing", value, error.hint or remedy)
-    except OSError as error:
-        return Row(name, "missing", str(error), remedy)
 
 
 def _pytest() -> Row:
@@ -103,7 +76,7 @@ def _qemu(explicit: str | None, cache: Path) -> tuple[QemuBinary | None, Row]:
         found.append(identify(find_qemu(explicit), cache))
         return f"{'.'.join(map(str, found[0].version))} ({found[0].path})"
 
-    row = _guarded("qemu", look)
+    row = guarded("qemu", look)
     return (found[0] if found else None), row
 
 
@@ -122,7 +95,7 @@ def _accelerator(binary: QemuBinary | None, wanted: accel.Wanted, cache: Path, *
         found = accel.prove(binary, wanted, cache, fresh=fresh)
         return f"{found.name}, -cpu {found.cpu_model} ({found.proof})"
 
-    return _guarded("accelerator", look)
+    return guarded("accelerator", look)
 
 
 def _kvm(binary: QemuBinary | None, cache: Path) -> Row:
@@ -138,18 +111,6 @@ def _kvm(binary: QemuBinary | None, cache: Path) -> Row:
     if trial.proven:
         return Row(accel.DEVICE, "ok", f"opens and is proven, -cpu {trial.cpu_model}")
     return Row(accel.DEVICE, "warn", f"opens, and is of no use: {trial.reason}", trial.hint)
-
-
-def _guest_parts(kernel: str | None, cache: Path) -> list[Row]:
-    from pytest_qemuvm.guest import kernel as parts  # noqa: PLC0415  # as above
-
-    def find_kernel() -> str:
-        return parts.find_kernel(Path(kernel) if kernel else None, cache).describe()
-
-    def find_busybox() -> str:
-        return str(parts.find_busybox(None, cache))
-
-    return [_guarded("kernel", find_kernel, SETUP), _guarded("busybox", find_busybox, SETUP)]
 
 
 def _cache(cache: Path) -> Row:

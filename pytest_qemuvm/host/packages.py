@@ -64,8 +64,6 @@ class PackageManager(ABC):
     """Unpack these for a static busybox."""
     kernel_source: str
     """What the generic kernel is called here."""
-    zstd_packages: tuple[str, ...] = ("zstd",)
-    """Install these where the kernel's modules are compressed with zstd."""
 
     def __init__(self, progress: Progress = print) -> None:
         self._progress = progress
