@@ -8,7 +8,6 @@ model of a ladder that works. TCG must pass the second. Cold: 0.1 s. From the ca
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_qemuvm.errors import AcceleratorUnavailable
@@ -33,8 +32,7 @@ _TRIAL_SECONDS = {"kvm": 5.0, "tcg": 20.0}
 """A trial takes 20 to 40 ms. TCG's negative answer ends a session, so a busy machine gets more time there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accelerator:
+class Accelerator(NamedTuple):
     """An accelerator that ran 64-bit kernel code under this binary on this host."""
 
     name: Name

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_qemuvm.errors import QemuNotFound, QemuUnusable
 from pytest_qemuvm.host import probe_cache
@@ -26,8 +25,7 @@ _BANNER = r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?.*"
 _INSTALL_HINT = "run `qemuvm setup`, or name the binary with --qemu-binary or QEMUVM_BINARY"
 
 
-@dataclass(frozen=True, slots=True)
-class QemuBinary:
+class QemuBinary(NamedTuple):
     """A QEMU system emulator that was seen to start."""
 
     path: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_qemuvm.errors import CapabilityError, QemuNotFound
 from pytest_qemuvm.host.accel import Accelerator, prove
@@ -19,8 +18,7 @@ CAP_NET_ADMIN = 12
 """Its bit in the kernel's capability sets (``linux/capability.h``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """The mode of the session with its reason, and what was proven of the host."""
 
     mode: Mode
@@ -32,7 +30,11 @@ class Capabilities:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, to be handed to another process."""
-        return asdict(self)
+        return {
+            **self._asdict(),
+            "binary": self.binary and self.binary._asdict(),
+            "accelerator": self.accelerator and self.accelerator._asdict(),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Capabilities:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import stat
-import tempfile
 from pathlib import Path
 
 from pytest_qemuvm.errors import QemuVMError
@@ -18,14 +15,16 @@ LONGEST_TEMPORARY = 30
 def cache_dir() -> Path:
     """Return the user's cache: built guests, unpacked packages, what was proven of QEMU.
 
-    ``QEMUVM_CACHE`` names another directory. The directory need not exist yet.
+    ``QEMUVM_CACHE`` names another directory; else it lies where the XDG base directory specification puts
+    it. The directory need not exist yet. Every pytest run asks for this, so it is two look-ups and not a
+    library that takes 2 ms to import.
     """
     named = os.environ.get(CACHE_VARIABLE)
     if named:
         return Path(named).absolute()
-    import platformdirs  # noqa: PLC0415  # only needed where the variable does not decide
-
-    return Path(platformdirs.user_cache_dir("pytest-qemuvm"))
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    return root / "pytest-qemuvm"
 
 
 def sessions_root() -> Path:
@@ -33,6 +32,8 @@ def sessions_root() -> Path:
 
     It lies in ``TMPDIR`` unless that is long: a unix socket's path is cut off at 107 bytes.
     """
+    import tempfile  # noqa: PLC0415  # 1 ms that only a VM should cost
+
     temporary = tempfile.gettempdir()
     if len(temporary) > LONGEST_TEMPORARY:
         temporary = "/tmp"  # noqa: S108  # the directory below it is checked to be ours alone
@@ -44,6 +45,8 @@ def runtime_root() -> Path:
 
     Raises QemuVMError where somebody else could write to it.
     """
+    import stat  # noqa: PLC0415
+
     root = sessions_root()
     root.mkdir(mode=0o700, exist_ok=True)
     info = root.lstat()
@@ -58,4 +61,4 @@ def runtime_root() -> Path:
 
 def new_session_tag() -> str:
     """Return a short unique word that marks all processes and files of one session."""
-    return f"qv-{secrets.token_hex(5)}"
+    return f"qv-{os.urandom(5).hex()}"

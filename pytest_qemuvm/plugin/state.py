@@ -96,12 +96,10 @@ def configure(config: pytest.Config) -> SessionState:
 
 def worker_data(config: pytest.Config) -> dict[str, Any] | None:
     """Return the decision as plain data for a worker."""
-    from dataclasses import asdict  # noqa: PLC0415
-
     state = config.stash.get(STATE, None)
     if state is None:
         return None
-    return {"settings": asdict(state.settings), "capabilities": state.capabilities.as_dict()}
+    return {"settings": state.settings._asdict(), "capabilities": state.capabilities.as_dict()}
 
 
 def _command_line(config: pytest.Config) -> dict[str, Any]:

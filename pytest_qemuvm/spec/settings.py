@@ -5,7 +5,6 @@ Pure: it is given the three sources as mappings, so that every rule of precedenc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_qemuvm.errors import SettingsError, nearest
@@ -64,8 +63,7 @@ _OLDER_SPELLINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user asked for, and where."""
 
     mode: Mode | None
