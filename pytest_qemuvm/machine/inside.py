@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,17 +44,20 @@ class Inside(Lifecycle):
         timeout: float = RUN_SECONDS,
         input: str | bytes | None = None,  # noqa: A002  # subprocess.run's name for it
         env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
     ) -> ExecResult:
         """Run a command in the guest and return its result.
 
         ``cmd`` is a line for the guest's shell, or a list of words that are passed on as they are.
-        ``timeout`` is in seconds; a command that overruns it is killed in the guest (GuestCommandTimeout).
+        ``input`` is its standard input (none: ``/dev/null``), ``env`` is added to its environment, ``cwd`` is
+        where it runs. ``timeout`` is in seconds; a command that overruns it is killed in the guest
+        (GuestCommandTimeout).
         With ``check`` a status other than 0 raises GuestCommandError. Several threads may run commands side
         by side.
         """
         line = cmd if isinstance(cmd, str) else shlex.join(cmd)
-        data = input.encode() if isinstance(input, str) else input or b""
-        result = self._channel().run(line, input=data, env=env or {}, deadline=Deadline.after(timeout))
+        data = input.encode() if isinstance(input, str) else input
+        result = self._channel().run(line, input=data, env=env, cwd=cwd, deadline=Deadline.after(timeout))
         if check and not result.ok:
             raise GuestCommandError(
                 f"{line!r} ended with status {result.returncode} in VM {self.name!r}",
@@ -79,10 +81,7 @@ class Inside(Lifecycle):
         """
         path = Path(source)
         bits = path.stat().st_mode & 0o777 if mode is None else mode
-        with path.open("rb") as file:
-            self._channel().push(
-                file, path.stat().st_size, target, mode=bits, deadline=Deadline.after(timeout)
-            )
+        self._channel().push(path.read_bytes(), target, mode=bits, deadline=Deadline.after(timeout))
 
     def pull(self, source: str, target: str | os.PathLike[str], *, timeout: float = RUN_SECONDS) -> Path:
         """Copy a file of the guest to the host and return its path there.
@@ -92,10 +91,10 @@ class Inside(Lifecycle):
         path = Path(target)
         if path.is_dir():
             path /= Path(source).name
+        data = self._channel().pull(source, deadline=Deadline.after(timeout))
         partial = path.with_name(f".{path.name}.partial")
         try:
-            with partial.open("wb") as file:
-                self._channel().pull(source, file, deadline=Deadline.after(timeout))
+            partial.write_bytes(data)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -103,15 +102,11 @@ class Inside(Lifecycle):
 
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """Write a file in the guest (UTF-8)."""
-        data = text.encode()
-        deadline = Deadline.after(RUN_SECONDS)
-        self._channel().push(io.BytesIO(data), len(data), path, mode=mode, deadline=deadline)
+        self._channel().push(text.encode(), path, mode=mode, deadline=Deadline.after(RUN_SECONDS))
 
     def read_text(self, path: str) -> str:
         """Return the contents of a file in the guest (UTF-8)."""
-        sink = io.BytesIO()
-        self._channel().pull(path, sink, deadline=Deadline.after(RUN_SECONDS))
-        return sink.getvalue().decode()
+        return self._channel().pull(path, deadline=Deadline.after(RUN_SECONDS)).decode()
 
     def wait_until_succeeds(self, cmd: str, timeout: float = RUN_SECONDS) -> ExecResult:
         """Run a command in the guest again and again until it succeeds; return the result that did."""

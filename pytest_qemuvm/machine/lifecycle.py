@@ -206,15 +206,15 @@ class Lifecycle:
 
     def reset(self) -> None:
         """Reset it as its reset button would, and wait until the guest is up again. Raises NotRunning."""
-        live = self._running()
-        deadline = Deadline.after(self.spec.boot_timeout)
-        live.ready = False
-        if live.channel is not None:
-            live.channel.expect_restart()
-        since = live.qmp.events.last
-        live.qmp.execute("system_reset", timeout=deadline)
-        live.qmp.wait_event("RESET", since=since, timeout=deadline)
-        live.await_guest(deadline)
+        with self._change("reset"):
+            live = self._running()
+            deadline = Deadline.after(self.spec.boot_timeout)
+            boot = live.channel.boot_id if live.channel is not None else None
+            since = live.qmp.events.last
+            live.ready = False
+            live.qmp.execute("system_reset", timeout=deadline)
+            live.qmp.wait_event("RESET", since=since, timeout=deadline)
+            live.await_guest(deadline, after_boot=boot)
 
     def pause(self) -> None:
         """Stop its processors. Raises NotRunning, and VMStateError unless it is running."""

@@ -98,8 +98,8 @@ class Live:
         """True while QEMU runs."""
         return self.process.alive
 
-    def await_guest(self, deadline: Deadline) -> None:
-        """Wait until the guest answers.
+    def await_guest(self, deadline: Deadline, *, after_boot: str | None = None) -> None:
+        """Wait until the guest answers; with ``after_boot``, one that has booted anew since that boot.
 
         Raises GuestBootError, with the console's end, when it does not, and at once when it panics, switches
         itself off or QEMU dies.
@@ -108,7 +108,10 @@ class Live:
             self.ready = True
             return
         try:
-            self.channel.wait_ready(deadline)
+            if after_boot is None:
+                self.channel.wait_ready(deadline)
+            else:
+                self.channel.wait_restarted(after_boot, deadline)
         except WaitTimeout as error:
             raise self._boot_error(
                 f"the guest of {self.plan.name!r} did not come up within {deadline.seconds:g} s", deadline
