@@ -43,8 +43,10 @@ COMMAND_LINE = " ".join(
         # Hot-plugged memory is used at once, and can be taken away again.
         "memhp_default_state=online_movable",
         # A disk that was plugged at launch is there when its driver has loaded.
-        "scsi_mod.scan=sync usb-storage.delay_use=0",
+        "scsi_mod.scan=sync usb_storage.delay_use=0",
         "net.ifnames=0",
+        # Room for hot-plugged memory above 4 GiB makes the kernel set 64 MiB aside for bouncing; 2 MiB will do.
+        "swiotlb=1024",
         # From here on: time, nothing else. Checks and hardening that a throw-away guest does without.
         "cryptomgr.notests nokaslr mitigations=off rodata=off init_on_alloc=0 hardened_usercopy=off",
         "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0",

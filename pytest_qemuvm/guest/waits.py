@@ -77,7 +77,8 @@ def for_unit(channel: Channel, unit: str, deadline: Deadline) -> None:
     name = shlex.quote(unit)
     attempt = (
         f"state=$(systemctl is-active {name}); "
-        f"case $state in active) exit 0 ;; failed) systemctl status --no-pager {name}; exit {_GIVE_UP} ;; esac; "
+        f"case $state in active) exit 0 ;; "
+        f"failed) systemctl status --no-pager {name}; exit {_GIVE_UP} ;; esac; "
         f'echo "the unit is $state"; exit 1'
     )
     _until(channel, attempt, f"the unit {unit}", deadline, 0.1)
