@@ -41,15 +41,16 @@ def packages_dir(cache: Path) -> Path:
     return cache / "packages"
 
 
-def find_kernel(explicit: Path | None, cache: Path) -> KernelSource:
+def find_kernel(explicit: Path | None, cache: Path, *, host: Path = Path("/")) -> KernelSource:
     """Return the kernel to use: the one named, else the host's, else the newest unpacked package.
 
-    ``explicit`` is a kernel image, or a directory that is the root of an unpacked package. Raises
-    GuestUnavailable if it is neither, or if nothing was named and nothing is there.
+    ``explicit`` is a kernel image, or a directory that is the root of an unpacked package. ``host`` is the
+    root of the host's file system. Raises GuestUnavailable if what was named is no kernel, or if nothing was named
+    and nothing is there.
     """
     if explicit is not None:
         return _named(explicit)
-    found = _best(_in_tree(Path("/"), "host"))
+    found = _best(_in_tree(host, "host"))
     if found is None:
         # The modules of one package may come in another (Fedora's kernel-core and kernel-modules).
         roots = _package_roots(cache)

@@ -200,13 +200,11 @@ class Port:
         self._buffer.clear()
         view = memoryview(whole)
         while have < size:
-            if not self._wait(select.POLLIN, deadline):
-                continue
-            got = self._received_into(view[have:])
-            have += got
-            boot = wire.cut_by_hello(view[:have], self.boot) if have < size and got else None
+            boot = wire.cut_by_hello(view[:have], self.boot)
             if boot is not None:
                 self._raise_restarted(boot)
+            if self._wait(select.POLLIN, deadline):
+                have += self._received_into(view[have:])
         # A copy; bytes is what callers may keep and hash, and 100 MB take 10 ms.
         return bytes(whole)
 

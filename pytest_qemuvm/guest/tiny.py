@@ -45,7 +45,7 @@ COMMAND_LINE = " ".join(
         # A disk that was plugged at launch is there when its driver has loaded.
         "scsi_mod.scan=sync usb_storage.delay_use=0",
         "net.ifnames=0",
-        # Room for hot-plugged memory above 4 GiB makes the kernel set 64 MiB aside for bouncing; 2 MiB will do.
+        # Room for hot-plugged memory above 4 GiB makes the kernel set 64 MiB aside for bouncing; 2 will do.
         "swiotlb=1024",
         # From here on: time, nothing else. Checks and hardening that a throw-away guest does without.
         "cryptomgr.notests nokaslr mitigations=off rodata=off init_on_alloc=0 hardened_usercopy=off",
