@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_qemuvm.errors import QemuVMError
+    from pytest_qemuvm.errors import LaunchError, QemuVMError
     from pytest_qemuvm.guest.channel import ExecResult
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import DiskSpec, NicSpec, RngSpec, SerialSpec, UsbSpec
@@ -20,6 +20,7 @@ __all__ = [
     "VM",
     "DiskSpec",
     "ExecResult",
+    "LaunchError",
     "NicSpec",
     "QemuVMError",
     "RngSpec",
@@ -33,6 +34,7 @@ _HOMES = {
     "DiskSpec": "pytest_qemuvm.spec.devices",
     "ExecResult": "pytest_qemuvm.guest.channel",
     "NicSpec": "pytest_qemuvm.spec.devices",
+    "LaunchError": "pytest_qemuvm.errors",
     "QemuVMError": "pytest_qemuvm.errors",
     "RngSpec": "pytest_qemuvm.spec.devices",
     "SerialSpec": "pytest_qemuvm.spec.devices",

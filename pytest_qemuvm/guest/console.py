@@ -72,10 +72,11 @@ class Console:
     def expect(self, pattern: str | re.Pattern[str], timeout: float = EXPECT_SECONDS) -> re.Match[str]:
         """Wait until the output matches a regular expression and return the match.
 
-        Each call looks at what came after the last match, so that a second prompt is not taken for the first.
+        In a pattern given as a string, ``^`` and ``$`` match at every line. Each call looks at what came
+        after the last match, so that a second prompt is not taken for the first.
         ``timeout`` is in seconds. Raises WaitTimeout with the last lines, or at once what ended the guest.
         """
-        compiled = re.compile(pattern)
+        compiled = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
         deadline = Deadline.after(timeout)
         with self._changed:
             while True:

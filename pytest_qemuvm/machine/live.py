@@ -14,7 +14,6 @@ from pytest_qemuvm.errors import (
     NotRunning,
     QmpDisconnected,
     QmpError,
-    QmpTimeout,
     VMStateError,
     WaitTimeout,
 )
@@ -40,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 20.0
 """From launch to QMP's greeting: 20 ms on an idle machine."""
+
+POWER_BUTTON_SECONDS = 1.0
+"""From one press of the power button to the next."""
 
 StopStep = Literal["powerdown", "quit", "term", "kill"]
 STEP_SECONDS: dict[StopStep, float] = {"powerdown": 15.0, "quit": 5.0, "term": 5.0}
@@ -213,15 +215,34 @@ class Live:
             # A stopped process does not act on SIGTERM until it goes on.
             self.process.signal(signal.SIGTERM)
             self.process.signal(signal.SIGCONT)
-        else:
-            command = "system_powerdown" if step == "powerdown" else "quit"
-            try:
-                self.qmp.execute(command, timeout=deadline)
-            except QmpDisconnected:
-                pass  # it may be gone before its reply is
-            except (QmpTimeout, QmpError):
+        elif step == "quit":
+            if not self._told("quit", deadline):
                 return False
+        else:
+            return self._press_power_button(deadline)
         return self.process.wait(deadline) is not None
+
+    def _press_power_button(self, deadline: Deadline) -> bool:
+        """Press the button until the guest has switched itself off.
+
+        A guest that is still starting its services does not notice; one that is going down does not mind.
+        """
+        while not deadline.expired:
+            if not self._told("system_powerdown", deadline):
+                return False
+            if self.process.wait(deadline.sooner(POWER_BUTTON_SECONDS)) is not None:
+                return True
+        return False
+
+    def _told(self, command: str, deadline: Deadline) -> bool:
+        """Return whether QEMU has taken the command, or is gone and needs it no more."""
+        try:
+            self.qmp.execute(command, timeout=deadline)
+        except QmpDisconnected:
+            return True
+        except QmpError:
+            return False
+        return True
 
     def close(self) -> None:
         """End everything that is left; idempotent, and never stops half way."""
