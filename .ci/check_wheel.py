@@ -20,12 +20,35 @@ PACKAGE = "pytest_qemuvm"
 MUST_HAVE = ("py.typed", "guest/rootfs/")
 """Not Python, so that a packager may leave them out unnoticed: files, and directories that hold some."""
 
-IMPORT_ALL = f"""
-import importlib, pkgutil, {PACKAGE}
+PROGRAM = f"""
+import ast, importlib, pkgutil, re, sys
+from importlib import metadata
+from pathlib import Path
+
+import {PACKAGE}
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+providers = metadata.packages_distributions()
+declared = {{plain(re.match(r"[A-Za-z0-9_.-]+", line)[0]) for line in metadata.requires("pytest-qemuvm")}}
+undeclared = set()
+for path in Path({PACKAGE}.__file__).parent.rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        for name in {{name.partition(".")[0] for name in names}} - {{*sys.stdlib_module_names, "{PACKAGE}"}}:
+            # Also what is imported inside a function, which importing the module does not show.
+            if not declared & {{plain(provider) for provider in providers.get(name, ())}}:
+                undeclared.add(f"{{path.name}} imports {{name}}")
+if undeclared:
+    sys.exit(f"not declared as dependencies: {{sorted(undeclared)}}")
 for module in pkgutil.walk_packages({PACKAGE}.__path__, "{PACKAGE}."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 """
+"""Run in the new environment: every import is of something declared, and every module can be imported."""
 
 
 def main() -> int:
@@ -36,7 +59,7 @@ def main() -> int:
         check_contents(wheel)
         python = install(wheel, work / "venv")
         run([python, "-m", "pip", "check"], work)
-        run([python, "-W", "error", "-c", IMPORT_ALL], work)
+        run([python, "-W", "error", "-c", PROGRAM], work)
         run([python.with_name("qemuvm"), "--version"], work)
         quick_start(python, work / "project")
     say("the wheel is whole and works alone")
