@@ -45,8 +45,8 @@ def find_kernel(explicit: Path | None, cache: Path, *, host: Path = Path("/")) -
     """Return the kernel to use: the one named, else the host's, else the newest unpacked package.
 
     ``explicit`` is a kernel image, or a directory that is the root of an unpacked package. ``host`` is the
-    root of the host's file system. Raises GuestUnavailable if what was named is no kernel, or if nothing was named
-    and nothing is there.
+    root of the host's file system. Raises GuestUnavailable if what was named is no kernel, or if nothing was
+    named and nothing is there.
     """
     if explicit is not None:
         return _named(explicit)
