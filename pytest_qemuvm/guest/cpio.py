@@ -44,7 +44,12 @@ class Archive:
     def _entry(
         self, path: str, mode: int, data: bytes, *, nlink: int = 1, rdev: tuple[int, int] = (0, 0)
     ) -> None:
-        if not path or path.startswith(("/", "..")) or posixpath.normpath(path) != path or "\0" in path:
+        if (
+            path in {"", ".."}
+            or path.startswith(("/", "../"))
+            or posixpath.normpath(path) != path
+            or "\0" in path
+        ):
             raise ValueError(f"not a plain relative path: {path!r}")
         if path in self._names:
             raise ValueError(f"{path!r} is in the archive already")
