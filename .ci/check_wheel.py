@@ -1,7 +1,7 @@
 # ruff: noqa: INP001  # a script, run by its path
 """Build the wheel, look into it, install it alone, and run the README's quick start on it.
 
-``python .ci/check_wheel.py`` from anywhere. What it makes lies in a temporary directory that it removes.
+``tox run -e package``, or ``python .ci/check_wheel.py`` with virtualenv installed. What it makes lies in a temporary directory that it removes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
 
@@ -105,7 +104,8 @@ def check_contents(wheel: Path) -> None:
 
 def install(wheel: Path, directory: Path) -> Path:
     """Install the wheel with what it declares and nothing else; return the environment's Python."""
-    venv.create(directory, with_pip=True)
+    # Not venv, because some distributions leave out what it needs to put pip into an environment.
+    run([sys.executable, "-m", "virtualenv", "--quiet", directory], ROOT)
     python = directory / "bin" / "python"
     run([python, "-m", "pip", "install", "--quiet", wheel], directory)
     return python
