@@ -1,7 +1,8 @@
 # ruff: noqa: INP001  # a script, run by its path
 """Build the wheel, look into it, install it alone, and run the README's quick start on it.
 
-``tox run -e package``, or ``python .ci/check_wheel.py`` with virtualenv installed. What it makes lies in a temporary directory that it removes.
+``tox run -e package``, or ``python .ci/check_wheel.py`` with virtualenv installed. What it makes lies in a
+temporary directory that it removes.
 """
 
 from __future__ import annotations
