@@ -30,7 +30,7 @@ BUILDER = 1
 _BLACKLIST = (
     # Kernel features that no test uses and that take 10 to 200 ms each to set up under emulation.
     "init_kprobe_trace", "init_trace_printk_function_export", "init_blk_tracer",
-    "bpf_rstat_kfunc_init", "cubictcp_register",
+    "bpf_rstat_kfunc_init", "bpf_key_sig_kfuncs_init", "cubictcp_register",
     "load_system_certificate_list", "init_encrypted", "crypto_kdf108_init",
     "snapshot_device_init", "init_zswap", "ksm_init",
 )  # fmt: skip
@@ -50,7 +50,7 @@ COMMAND_LINE = " ".join(
         # From here on: time, nothing else. Checks and hardening that a throw-away guest does without.
         "cryptomgr.notests nokaslr mitigations=off rodata=off init_on_alloc=0 hardened_usercopy=off",
         "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0",
-        "no_timer_check tsc=reliable i8042.noaux rcupdate.rcu_expedited=1 random.trust_cpu=on",
+        "no_timer_check tsc=reliable noreplace-smp i8042.noaux rcupdate.rcu_expedited=1 random.trust_cpu=on",
         f"initcall_blacklist={','.join(_BLACKLIST)}",
     )
 )
