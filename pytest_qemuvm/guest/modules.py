@@ -7,6 +7,7 @@ modules themselves: the ``.modinfo`` section of each ELF file.
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,11 @@ from pytest_qemuvm.guest import elf
 from pytest_qemuvm.guest.decompress import decompress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+_SIGNED = b"~Module signature appended~\n"
+_SIGNATURE = struct.Struct(">3xBB3xI")
+"""Lengths of signer, key id and signature, between fields that do not matter here."""
 _SUFFIXES = (".ko", ".ko.xz", ".ko.gz", ".ko.zst")
 
 
@@ -120,8 +124,28 @@ class ModuleTree:
         return list(ordered.values())
 
 
-def modules_dep(modules: list[Module], path: str = "kernel/{}.ko") -> str:
-    """Return ``modules.dep``: for each module all it needs, nearest first, as modprobe wants it."""
+def without_signature(data: bytes) -> bytes:
+    """Return a module without the signature that its builder appended.
+
+    A kernel that does not insist on signatures hashes the module all the same where there is one, which
+    costs more than the rest of loading it under emulation. The format is ``struct module_signature`` of the
+    kernel's ``kernel/module_signature.c``: signer, key and signature, their lengths, a magic line.
+    """
+    if not data.endswith(_SIGNED):
+        return data
+    trailer = len(data) - len(_SIGNED) - _SIGNATURE.size
+    if trailer < 0:
+        return data
+    signer, key, signature = _SIGNATURE.unpack_from(data, trailer)
+    end = trailer - signer - key - signature
+    return data[:end] if end > 0 else data
+
+
+def modules_dep(modules: list[Module], path: Callable[[str], str]) -> str:
+    """Return ``modules.dep``: for each module all it needs, nearest first, as modprobe wants it.
+
+    ``path`` tells where a module lies.
+    """
     known = {module.name: module for module in modules}
 
     def needs(name: str, seen: dict[str, None]) -> dict[str, None]:
@@ -135,8 +159,8 @@ def modules_dep(modules: list[Module], path: str = "kernel/{}.ko") -> str:
 
     lines = []
     for module in modules:
-        after = [path.format(name) for name in reversed(needs(module.name, {}))]
-        lines.append(" ".join([f"{path.format(module.name)}:", *after]))
+        after = [path(name) for name in reversed(needs(module.name, {}))]
+        lines.append(" ".join([f"{path(module.name)}:", *after]))
     return "\n".join(lines) + "\n"
 
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-BUILDER = 1
+BUILDER = 2
 """Raised whenever this package builds something else from the same inputs."""
 
 _BLACKLIST = (
     # Kernel features that no test uses and that take 10 to 200 ms each to set up under emulation.
     "init_kprobe_trace", "init_trace_printk_function_export", "init_blk_tracer",
-    "bpf_rstat_kfunc_init", "bpf_key_sig_kfuncs_init", "cubictcp_register",
+    "bpf_rstat_kfunc_init", "bpf_key_sig_kfuncs_init", "kfunc_init",
+    "bpf_prog_test_run_init", "bpf_tcp_ca_kfunc_init", "cubictcp_register",
     "load_system_certificate_list", "init_encrypted", "crypto_kdf108_init",
     "snapshot_device_init", "init_zswap", "ksm_init",
 )  # fmt: skip

@@ -60,7 +60,9 @@ class Live:
         self.interrupt = Interrupt()
         self.stopped_by: StopStep | None = None
         self.ready = False
-        """True once the guest has answered."""
+        """True while the guest is known to answer."""
+        self.boots = 0
+        """How often it has come up."""
         self._stack = stack
         self.qmp: Qmp
         self.console: Console
@@ -85,6 +87,8 @@ class Live:
             stack.callback(live.qmp.close)
             wait = live.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=0)
             wait.add_done_callback(live._on_guest_gone)
+            reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
+            reset.add_done_callback(live._on_guest_reset)
             live._shake_hands()
             if plan.agent_ports:
                 from pytest_qemuvm.guest.agent import AgentChannel  # noqa: PLC0415  # bare has none
@@ -107,7 +111,7 @@ class Live:
         itself off or QEMU dies.
         """
         if self.channel is None:
-            self.ready = True
+            self._is_up()
             return
         try:
             if after_boot is None:
@@ -122,7 +126,11 @@ class Live:
             raise self._boot_error(
                 f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}", deadline
             ) from error
+        self._is_up()
+
+    def _is_up(self) -> None:
         self.ready = True
+        self.boots += 1
 
     def _boot_error(self, brief: str, deadline: Deadline) -> GuestBootError:
         return GuestBootError(
@@ -167,6 +175,16 @@ class Live:
         # QEMU was told to stay after a shutdown, so that the event could not get lost. Now it may go.
         self.stopped_by = self.stopped_by or "powerdown"
         self.qmp.post("quit")
+
+    def _on_guest_reset(self, wait: Future[Event]) -> None:
+        """Note a guest that reset itself in its first boot: it would go on doing so. On the loop's thread.
+
+        Later boots are another matter: after a reset from outside the firmware does one of its own.
+        """
+        if wait.exception() is None and self.boots == 0:
+            self.interrupt.raise_(
+                partial(VMStateError, f"the guest of {self.plan.name!r} reset itself while it booted")
+            )
 
     def _panicked(self) -> QemuVMError:
         return VMStateError(

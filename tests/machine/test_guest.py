@@ -278,6 +278,12 @@ def test_a_guest_that_switches_itself_off_while_it_boots(vm_factory):
     assert vm.record.state == "stopped"
 
 
+def test_a_guest_that_panics_while_it_boots_is_not_waited_for(vm_factory):
+    with pytest.raises(GuestBootError) as caught:
+        vm_factory(append="rdinit=/bin/false", boot_timeout=300)
+    assert "Kernel panic" in caught.value.console
+
+
 def test_a_kernel_that_is_none_is_a_typed_error_before_anything_starts(vm_factory, tmp_path):
     wrong = tmp_path / "vmlinuz"
     wrong.write_text("not a kernel")

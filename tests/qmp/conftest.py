@@ -1,7 +1,6 @@
 """A scripted peer on a socketpair, a real QEMU without a guest, and threads to call from."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -9,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from qmp_child import Child
 
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.loop import LoopThread
@@ -55,29 +55,6 @@ class Peer:
         # A makefile and its socket share one descriptor, which closes with the second of them.
         self._lines.close()
         self.sock.close()
-
-
-class Child:
-    """A child process and its death, as the process layer hands it to the client."""
-
-    def __init__(self, process, log):
-        self.process = process
-        self.pidfd = os.pidfd_open(process.pid)
-        self._log = log
-
-    def fileno(self):
-        return self.pidfd
-
-    def status(self):
-        return self.process.poll()
-
-    def log_tail(self):
-        return self._log.read_text()
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self.pidfd)
 
 
 @pytest.fixture(autouse=True)

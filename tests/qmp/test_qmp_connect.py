@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from qmp_child import Child
 
 from pytest_qemuvm.errors import ConnectError, QmpDisconnected
 from pytest_qemuvm.host.deadline import Deadline
@@ -122,8 +123,6 @@ def test_qemu_that_dies_before_its_greeting_is_a_death(ends, loop, bystander, in
 
 
 def test_qemu_that_refuses_its_command_line_is_a_death(loop, ends, tmp_path):
-    from conftest import Child
-
     ours, peer = ends
     log = tmp_path / "log"
     with log.open("wb") as output:

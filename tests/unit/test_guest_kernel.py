@@ -21,7 +21,7 @@ from pytest_qemuvm.errors import GuestUnavailable
 from pytest_qemuvm.guest import elf as elf_reader
 from pytest_qemuvm.guest.decompress import CannotDecompress, decompress
 from pytest_qemuvm.guest.kernel import find_busybox, find_kernel
-from pytest_qemuvm.guest.modules import ModuleTree, modules_alias, modules_dep, read_module
+from pytest_qemuvm.guest.modules import ModuleTree, modules_alias, modules_dep, read_module, without_signature
 from pytest_qemuvm.guest.vmlinux import bzimage_release, extract, has_pvh_entry, is_bzimage, vmlinux_release
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def test_modules_come_after_what_they_need(tree):
 
 def test_the_tables_for_modprobe(tree):
     modules = tree.closure(["a_b"])
-    assert modules_dep(modules).splitlines() == [
+    assert modules_dep(modules, "kernel/{}.ko".format).splitlines() == [
         "kernel/e.ko:",
         "kernel/d.ko: kernel/e.ko",
         "kernel/c.ko: kernel/d.ko kernel/e.ko",
@@ -232,3 +232,16 @@ def test_the_tables_for_modprobe(tree):
 def test_what_is_no_module_is_refused():
     with pytest.raises(GuestUnavailable):
         read_module("x", os.urandom(100))
+
+
+def test_a_modules_signature_is_taken_off_and_nothing_else():
+    import struct
+
+    body = b"\x7fELF" + bytes(1000)
+    magic = b"~Module signature appended~\n"
+    signed = body + bytes(256) + struct.pack(">3xBB3xI", 0, 0, 256) + magic
+    assert without_signature(signed) == body
+    assert without_signature(body) == body
+    assert without_signature(magic) == magic
+    torn = b"x" * 4 + struct.pack(">3xBB3xI", 0, 0, 2**31) + magic
+    assert without_signature(torn) == torn
