@@ -53,12 +53,20 @@ class SessionHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach to a report what the test's machines have to say."""
-        report = yield
-        if self._state.harness is not None:
-            from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
+        """Attach to a report what the test's machines have to say, and show the test's lines, not ours."""
+        if self._state.harness is None:
+            return (yield)
+        from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
+        from pytest_qemuvm.plugin.traceback import shortened, without_causes  # noqa: PLC0415
 
-            complete(report, item, call, self._state)
+        if item.config.option.fulltrace:
+            report = yield
+        else:
+            with shortened(call):
+                report = yield
+            if call.excinfo is not None:
+                without_causes(call.excinfo.value, report.longrepr)
+        complete(report, item, call, self._state)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

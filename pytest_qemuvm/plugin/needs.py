@@ -38,7 +38,7 @@ def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
     try:
         spec = VMSpec().with_keywords(merged(marks), WHERE)
     except QemuVMError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     for need in spec.needs:
         reason = _unmet(need, state)
         if reason:
