@@ -104,7 +104,9 @@ def _accept(name: Name, trial: Trial) -> Accelerator:
             name, trial.cpu_model, f"{name} proven in {trial.seconds * 1000:.0f} ms{trial.reason}"
         )
     raise AcceleratorUnavailable(
-        f"{name} was demanded and could not be proven on this host", trial.reason, trial.hint
+        f"{name} was demanded and could not be proven on this host",
+        trial.reason,
+        trial.hint or ("with --qemu-accel=auto, machines run under tcg" if name == "kvm" else None),
     )
 
 

@@ -48,7 +48,8 @@ def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
 def skip(reason: str, state: SessionState) -> None:
     """Skip the test for a missing capability; under --qemu-strict that is a failure."""
     if state.settings.strict:
-        pytest.fail(f"{reason} (a failure because of --qemu-strict)", pytrace=False)
+        # From None: it may come of an exception that says the same.
+        raise pytest.fail.Exception(f"{reason} (a failure because of --qemu-strict)", pytrace=False) from None
     skipped = pytest.skip.Exception(reason)
     skipped.qemuvm_reason = reason  # type: ignore[attr-defined]  # for locate_skip
     raise skipped

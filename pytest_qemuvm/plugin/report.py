@@ -44,8 +44,16 @@ def complete(
         directory = artifacts_of(item.nodeid, state)
         shutil.rmtree(directory, ignore_errors=True)
         for vm in vms:
-            if keep_files(vm, directory / vm.name) and report.failed:
-                report.sections.append((f"VM {vm.name}: kept", str(directory / vm.name)))
+            _keep(vm, directory / vm.name, report)
+
+
+def _keep(vm: VM, target: Path, report: pytest.TestReport) -> None:
+    """Keep a VM's files and say where, or why not: an exception here would end the whole run."""
+    try:
+        if keep_files(vm, target) and report.failed:
+            report.sections.append((f"VM {vm.name}: kept", str(target)))
+    except OSError as error:
+        report.sections.append((f"VM {vm.name}: could not be kept", str(error)))
 
 
 def machines_of(item: pytest.Item, state: SessionState) -> list[VM]:

@@ -113,11 +113,16 @@ def _ini(config: pytest.Config) -> dict[str, str | None]:
 
 
 def _check_plan_file(settings: Settings) -> None:
-    """Refuse ``--qemu-plan tests``: a path of tests taken for the file to write."""
+    """Refuse ``--qemu-plan tests``, a path of tests taken for the file; and a file without a directory."""
     if settings.plan is None or settings.plan == "-":
         return
     if settings.plan.endswith(".py") or Path(settings.plan).is_dir():
         raise SettingsError(
             f"--qemu-plan would write to {settings.plan}, which is not a file for a plan",
             hint="write --qemu-plan=FILE with an equals sign, or put --qemu-plan last to print the plan",
+        )
+    if not Path(settings.plan).parent.is_dir():
+        raise SettingsError(
+            f"--qemu-plan would write to {settings.plan}, whose directory is not there",
+            hint=f"make the directory {Path(settings.plan).parent}, or name another file",
         )

@@ -25,8 +25,13 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
                 reporter.section(f"plan of {plan['name']} for {owner}", sep="-")
                 reporter.write_line(_as_lines(plan["argv"]))
     elif state.settings.plan is not None:
-        Path(state.settings.plan).write_text(json.dumps(state.plans, indent=2) + "\n")
-        reporter.write_line(f"qemuvm: plans written to {state.settings.plan}")
+        try:
+            Path(state.settings.plan).write_text(json.dumps(state.plans, indent=2) + "\n")
+        except OSError as error:
+            # An exception here would end pytest before it has shown its summary.
+            reporter.write_line(f"qemuvm: plans could not be written: {error}", red=True)
+        else:
+            reporter.write_line(f"qemuvm: plans written to {state.settings.plan}")
 
 
 def _as_lines(argv: list[str]) -> str:

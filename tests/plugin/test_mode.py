@@ -87,7 +87,7 @@ def test_an_accelerator_that_is_not_proven_is_an_error_that_says_why(pytester, r
     pytester.makepyfile(USES_VM)
     result = run("--qemu-accel=kvm")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: kvm was demanded and could not be proven*"])
+    result.stderr.fnmatch_lines(["ERROR: kvm was demanded and could not be proven*", "hint: *"])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,7 @@ def test_an_accelerator_that_is_not_proven_is_an_error_that_says_why(pytester, r
         (["--qemu-real", "--qemu-dry-run"], "*--qemu-real*--qemu-dry-run*contradict*"),
         (["--qemu-binary=/nonexistent/qemu"], "*/nonexistent/qemu*"),
         (["--qemu-plan", "."], "*--qemu-plan*"),
+        (["--qemu-plan=nowhere/plan.json"], "*nowhere/plan.json*"),
         (["--qemu-dryrun"], "*unrecognized arguments*"),
     ],
 )
@@ -201,6 +202,20 @@ def test_dry_run_plans_everything_creates_nothing_and_skips(pytester, run, remai
     )
     result.stdout.fnmatch_lines(["SKIPPED * test_dry*.py:3: *VM 'vm0' was planned, not started*"])
     assert remains.files() == []
+
+
+def test_a_plan_that_cannot_be_written_is_told_and_ends_nothing(pytester, run):
+    pytester.makepyfile("import os\ndef test_it(): os.mkdir('plan.json')\n")
+    result = run("--qemu-dry-run", "--qemu-plan=plan.json")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["qemuvm: plans could not be written: *plan.json*"])
+
+
+def test_a_skip_that_fails_because_of_strict_is_told_once(pytester, run):
+    pytester.makepyfile(USES_VM)
+    result = run("--qemu-dry-run", "--qemu-strict")
+    result.assert_outcomes(errors=1)
+    result.stdout.no_fnmatch_line("*During handling*")
 
 
 def test_a_bad_spec_is_an_error_in_dry_run_too(pytester, run):

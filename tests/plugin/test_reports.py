@@ -136,3 +136,11 @@ def test_a_wrong_mark_is_told_once(pytester, run):
     result = run("--qemu-dry-run")
     result.assert_outcomes(errors=1)
     assert result.stdout.str().count("did you mean 'memory'?") == 1
+
+
+def test_artifacts_that_cannot_be_written_end_nothing(pytester, run):
+    (pytester.path / "taken").write_text("a file")
+    pytester.makepyfile(test_m=BARE + "def test_bad(vm): assert 0\ndef test_good(vm): pass\n")
+    result = run("--qemu-real", "--qemu-artifacts=taken", "--qemu-keep=always")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["*VM vm0: could not be kept*", "*Not a directory*taken*"])
