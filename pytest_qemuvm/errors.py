@@ -18,6 +18,7 @@
      +-- GuestCommandError                a command in the guest failed
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
+     +-- HostFileError (also OSError)     a file of the host could not be read or written for a test
      +-- WaitTimeout                      something awaited did not come in time
      +-- QmpError
      |    +-- ConnectError, QmpDisconnected, CommandError
@@ -226,6 +227,10 @@ class GuestCommandTimeout(GuestCommandError, WaitTimeout):
 
 class ChannelError(QemuVMError):
     """The channel to the guest broke, or the guest answered something that is not its protocol."""
+
+
+class HostFileError(QemuVMError, OSError):
+    """A file or directory of the host that a test named, or that a machine needs, is not to be had."""
 
 
 class QmpError(QemuVMError):

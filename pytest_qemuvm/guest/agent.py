@@ -90,7 +90,7 @@ class AgentChannel:
         started = time.monotonic()
         words = [
             b"-" if input is None else b"%d" % len(input),
-            _DEFAULT_DIRECTORY if cwd is None else wire.encode(cwd),
+            _DEFAULT_DIRECTORY if cwd is None else wire.encode_path(cwd),
             wire.encode(command),
             *wire.environment(dict(env or {})),
         ]
@@ -113,12 +113,12 @@ class AgentChannel:
 
     def push(self, data: bytes, path: str, *, deadline: Deadline, mode: int = 0o644) -> None:
         """Write a file in the guest; see Channel.push."""
-        words = [b"%d" % len(data), wire.encode(path), b"%o" % mode]
+        words = [b"%d" % len(data), wire.encode_path(path), b"%o" % mode]
         self._transfer("push", words, path, data, deadline)
 
     def pull(self, path: str, *, deadline: Deadline) -> bytes:
         """Return the content of a file in the guest; see Channel.pull."""
-        return self._transfer("pull", [wire.encode(path)], path, None, deadline)
+        return self._transfer("pull", [wire.encode_path(path)], path, None, deadline)
 
     def close(self) -> None:
         """Close the host's ends. A call that is under way in another thread fails."""

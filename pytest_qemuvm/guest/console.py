@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import ChannelError, WaitTimeout
+from pytest_qemuvm.guest.wire import encode
 from pytest_qemuvm.host.deadline import Deadline
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Alarm(Protocol):
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Call back when it is raised."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable once it has been raised."""
 
 
 class Console:
@@ -97,13 +101,14 @@ class Console:
             seconds=timeout,
         )
 
-    def send(self, line: str) -> None:
+    def send(self, line: str, timeout: float = EXPECT_SECONDS) -> None:
         """Type a line, as if somebody sat at the console; the newline is added.
 
-        Raises ChannelError where the guest does not take it.
+        ``timeout`` is in seconds. Raises WaitTimeout where the guest does not take it, or at once what ended
+        the guest.
         """
-        data = line.encode() + b"\n"
-        deadline = Deadline.after(EXPECT_SECONDS)
+        data = encode(line) + b"\n"
+        deadline = Deadline.after(timeout)
         while data:
             if self._alarm.raised:
                 raise self._alarm.error()
@@ -119,8 +124,14 @@ class Console:
 
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
+        poll.register(self._alarm.fileno(), select.POLLIN)
         if not poll.poll(deadline.remaining * 1000):
-            raise ChannelError(f"the guest has not read its console for {deadline.seconds:g} s")
+            raise WaitTimeout(
+                f"the guest did not read its console for {deadline.seconds:g} s",
+                f"last console lines:\n{self.tail()}",
+                waited_for="the guest to read its console",
+                seconds=deadline.seconds,
+            )
 
     def _search(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         found = pattern.search(self._text, self._expected_to)

@@ -7,9 +7,11 @@ does not come back from a single attempt is stopped by the channel.
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import GuestCommandError, GuestCommandTimeout, SpecError, WaitTimeout
+from pytest_qemuvm.guest.wire import encode
 
 if TYPE_CHECKING:
     from pytest_qemuvm.guest.channel import Channel, ExecResult
@@ -48,11 +50,14 @@ def until_succeeds(
     ``interval`` is the pause between two runs in seconds. What it writes to both outputs is in ``stdout``.
     Raises WaitTimeout with its last status and output.
     """
-    return _until(channel, f"( {command}\n)\nexit $(( $? != 0 ))", command, deadline, interval)
+    encode(command)
+    result = _until(channel, f"( {command}\n)\nexit $(( $? != 0 ))", command, deadline, interval)
+    return replace(result, command=command)
 
 
 def for_file(channel: Channel, path: str, deadline: Deadline) -> None:
     """Return once there is something of that path in the guest. Raises WaitTimeout."""
+    encode(path)
     _until(channel, f"[ -e {shlex.quote(path)} ]", f"the file {path}", deadline, 0.02)
 
 
@@ -61,8 +66,9 @@ def for_port(channel: Channel, port: int, deadline: Deadline) -> None:
 
     The guest's kernel is asked; nothing connects, so a server that counts connections sees none.
     """
-    if not 0 < port < 65536:
-        raise SpecError(f"not a TCP port: {port}")
+    given: object = port
+    if not isinstance(given, int) or not 0 < given < 65536:
+        raise SpecError(f"{given!r} is not a TCP port", hint="a number from 1 to 65535")
     # State 0A is LISTEN (include/net/tcp_states.h); addresses and ports are hexadecimal.
     attempt = f"cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':{port:04X} [0-9A-F]*:0000 0A '"
     _until(channel, attempt, f"a listener on TCP port {port}", deadline, 0.05)
@@ -74,6 +80,7 @@ def for_unit(channel: Channel, unit: str, deadline: Deadline) -> None:
     Raises WaitTimeout, and GuestCommandError at once if the unit has failed: it would not become active by
     waiting.
     """
+    encode(unit)
     name = shlex.quote(unit)
     attempt = (
         f"state=$(systemctl is-active {name}); "
@@ -96,18 +103,21 @@ def _until(
     try:
         result = channel.run(script, deadline=deadline)
     except GuestCommandTimeout as error:
-        raise _timeout(waited_for, deadline, error.result) from error
+        raise _timeout(waited_for, deadline, error.result.report()) from error
+    except WaitTimeout as error:
+        # The guest did not even begin. What its shell was to run is ours, and would explain nothing.
+        raise _timeout(waited_for, deadline, f"none: {error.brief}") from error
     if result.returncode == _GIVE_UP:
         raise GuestCommandError(f"gave up waiting for {waited_for}", result.report(), result=result)
     if not result.ok:
-        raise _timeout(waited_for, deadline, result)
+        raise _timeout(waited_for, deadline, result.report())
     return result
 
 
-def _timeout(waited_for: str, deadline: Deadline, result: ExecResult) -> WaitTimeout:
+def _timeout(waited_for: str, deadline: Deadline, attempt: str) -> WaitTimeout:
     return WaitTimeout(
         f"waited {deadline.seconds:g} s in vain for: {waited_for}",
-        f"the last attempt:\n{result.report()}",
+        f"the last attempt:\n{attempt}",
         waited_for=waited_for,
         seconds=deadline.seconds,
     )

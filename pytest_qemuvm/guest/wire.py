@@ -85,14 +85,31 @@ def quote(word: bytes) -> bytes:
 
 
 def encode(text: str) -> bytes:
-    """Return text as the guest gets it: UTF-8, surrogates turned back into the bytes they stand for."""
-    return text.encode("utf-8", "surrogateescape")
+    """Return text as the guest gets it: UTF-8, surrogates turned back into the bytes they stand for.
+
+    Raises SpecError for what is no text, or cannot be written as bytes.
+    """
+    given: object = text
+    if not isinstance(given, str):
+        raise SpecError(f"{given!r} is not a string")
+    try:
+        return given.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise SpecError(f"{given[:80]!r} cannot be written as UTF-8", str(error)) from error
+
+
+def encode_path(path: str) -> bytes:
+    """Return a path as the guest gets it, such that no command takes it for an option. Raises SpecError."""
+    encoded = encode(path)
+    if not encoded:
+        raise SpecError("the path of a file in the guest cannot be empty")
+    return encoded if encoded.startswith(b"/") else b"./" + encoded
 
 
 def environment(env: dict[str, str]) -> list[bytes]:
     """Return the words that set variables. Raises SpecError for a name that no shell can set."""
     for name in env:
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(str(name)):
             raise SpecError(f"not a name for an environment variable: {name!r}")
     return [encode(f"{name}={value}") for name, value in env.items()]
 

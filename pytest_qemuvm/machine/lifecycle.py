@@ -208,9 +208,14 @@ class Lifecycle:
             self._start()
 
     def reset(self) -> None:
-        """Reset it as its reset button would, and wait until the guest is up again. Raises NotRunning."""
+        """Reset it as its reset button would, and wait until the guest is up again.
+
+        Raises NotRunning, and VMStateError where the guest could not come up: it is paused, or panicked.
+        """
         with self._change("reset"):
             live = self._running()
+            if live.plan.guest:
+                live.check_running()
             deadline = Deadline.after(self.spec.boot_timeout)
             boot = live.channel.boot_id if live.channel is not None else None
             since = live.qmp.events.last

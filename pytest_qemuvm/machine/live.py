@@ -188,7 +188,9 @@ class Live:
 
     def _panicked(self) -> QemuVMError:
         return VMStateError(
-            f"the guest of {self.plan.name!r} panicked", f"last console lines:\n{self.console.tail()}"
+            f"the guest of {self.plan.name!r} panicked",
+            f"last console lines:\n{self.console.tail()}",
+            "it stays to be looked at; restart() begins anew",
         )
 
     def _switched_off(self) -> QemuVMError:
@@ -207,6 +209,14 @@ class Live:
         self.qmp.close()  # the reader has then taken in what QEMU said last
         reasons = [event.data.get("reason") for event in self.qmp.events if event.name == "SHUTDOWN"]
         return bool(reasons) and "host-signal" not in reasons
+
+    def check_running(self) -> None:
+        """Raise VMStateError where the guest's processors stand still, for whatever reason."""
+        if self.interrupt.raised:
+            raise self.interrupt.error()
+        state = self.qmp.execute("query-status")["status"]
+        if state != "running":
+            raise VMStateError(f"VM {self.plan.name!r} is {state}, not running", hint="resume() it first")
 
     def gentlest_step(self) -> StopStep:
         """Return where the ladder begins: at the power button only where a guest runs that may notice it."""

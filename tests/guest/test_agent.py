@@ -180,6 +180,31 @@ def test_a_push_that_does_not_fit_leaves_nothing_and_the_port_usable(guest):
         guest.run("umount /tmp/small")
 
 
+@pytest.mark.parametrize("act", ["input", "push"])
+def test_what_fills_the_agents_own_file_system_is_told_and_leaves_it_usable(guest, act):
+    guest.run("mount -o remount,size=2M /run")
+    try:
+        if act == "input":
+            result = guest.run("cat >/dev/null", input=bytes(5_000_000))
+            assert result.returncode == 125
+            assert "does not fit" in result.stderr
+        else:
+            with pytest.raises(GuestCommandError) as caught:
+                guest.channel.push(bytes(5_000_000), "/run/too+ 3 records in", deadline=soon())
+            assert "space" in caught.value.result.stderr
+        assert guest.run("echo fine; ls /run | grep -c too").stdout == "fine\n0\n"
+    finally:
+        guest.run("mount -o remount,size=60% /run")
+
+
+@pytest.mark.parametrize("path", ["-n", "-rf x", "--help"])
+def test_a_path_is_never_taken_for_an_option(guest, path):
+    guest.channel.push(b"data", path, deadline=soon())
+    assert guest.channel.pull(path, deadline=soon()) == b"data"
+    assert guest.run("pwd", cwd="-").returncode == 126
+    guest.run(f"rm -f /root/'{path}'")
+
+
 def test_a_push_replaces_a_file_in_one_step(guest):
     guest.channel.push(b"old", "/tmp/replaced", deadline=soon())
     number = guest.out("exec 5</tmp/replaced; (usleep 300000; cat <&5) >/tmp/seen & echo $!")
@@ -199,6 +224,22 @@ def test_waiting_returns_what_the_successful_run_said(guest):
     guest.run("rm -f /tmp/turns")
     command = 'echo x >>/tmp/turns; echo "turn $(wc -l </tmp/turns)"; [ $(wc -l </tmp/turns) = 3 ]'
     assert waits.until_succeeds(guest.channel, command, soon(), interval=0.02).stdout == "turn 3\n"
+
+
+def test_the_result_of_waiting_is_that_of_the_command(guest):
+    assert waits.until_succeeds(guest.channel, "echo so", soon()).command == "echo so"
+
+
+def test_a_wait_that_could_not_even_begin_still_says_what_for():
+    class Busy:
+        def run(self, command, *, deadline):
+            raise WaitTimeout("no port became free", waited_for=command, seconds=deadline.seconds)
+
+    with pytest.raises(WaitTimeout) as caught:
+        waits.for_file(Busy(), "/tmp", soon(0.4))
+    assert (caught.value.waited_for, caught.value.seconds) == ("the file /tmp", 0.4)
+    assert "no port became free" in str(caught.value)
+    assert "uptime" not in str(caught.value)
 
 
 def test_waiting_in_vain_tells_the_last_output(guest):

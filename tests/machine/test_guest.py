@@ -1,5 +1,7 @@
 """A VM with the built-in guest: what a test does in it, and what a guest may do to a test."""
 
+import os
+import signal
 import threading
 import time
 
@@ -13,6 +15,7 @@ from pytest_qemuvm.errors import (
     GuestCommandError,
     GuestCommandTimeout,
     GuestUnavailable,
+    HostFileError,
     NotRunning,
     QmpDisconnected,
     SpecError,
@@ -97,6 +100,61 @@ def test_a_pull_that_fails_leaves_no_file(tiny, tmp_path):
     with pytest.raises(GuestCommandError):
         tiny.pull("/nonexistent", tmp_path / "copy")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pull_that_fails_keeps_what_was_there(tiny, tmp_path):
+    target = tmp_path / "copy"
+    target.write_text("before")
+    with pytest.raises(GuestCommandError):
+        tiny.pull("/nonexistent", target)
+    assert target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_of_the_host_that_cannot_be_had_are_typed_errors(tiny, tmp_path):
+    for source in (tmp_path / "none", tmp_path, "a\0b", 5):
+        with pytest.raises(HostFileError):
+            tiny.push(source, "/tmp/x")
+    with pytest.raises(HostFileError):
+        tiny.pull("/etc/passwd", tmp_path / "none" / "copy")
+    assert issubclass(HostFileError, OSError)
+
+
+def test_a_file_that_is_no_text_is_read_without_loss(tiny):
+    tiny.run("printf 'a\\377b' >/tmp/bytes")
+    text = tiny.read_text("/tmp/bytes")
+    tiny.write_text("/tmp/again", text)
+    assert tiny.run("cmp /tmp/bytes /tmp/again").ok
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda vm: vm.run([]),
+        lambda vm: vm.run(["echo", 1]),
+        lambda vm: vm.run(None),
+        lambda vm: vm.run(b"echo"),
+        lambda vm: vm.run("echo \ud800"),
+        lambda vm: vm.run("cat", input=5),
+        lambda vm: vm.run("cat", input="\ud800"),
+        lambda vm: vm.run("true", env={5: "x"}),
+        lambda vm: vm.run("true", cwd=5),
+        lambda vm: vm.run("true", timeout="5"),
+        lambda vm: vm.write_text("/tmp/x", 5),
+        lambda vm: vm.write_text("", "x"),
+        lambda vm: vm.write_text("/tmp/x", "x", mode=-1),
+        lambda vm: vm.read_text(5),
+        lambda vm: vm.wait_for_file(5),
+        lambda vm: vm.wait_for_port("22"),
+        lambda vm: vm.wait_for_unit(5),
+        lambda vm: vm.wait_until_succeeds(["true"]),
+        lambda vm: vm.console.send(5),
+        lambda vm: vm.console.send("\ud800"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_it_is_sent(tiny, ask):
+    with pytest.raises(SpecError):
+        ask(tiny)
 
 
 def test_a_disk_is_found_by_its_serial(tiny):
@@ -186,6 +244,48 @@ def test_a_paused_guest_cannot_power_down_and_is_not_asked(vm_factory):
     vm.pause()
     vm.stop()
     assert vm.stopped_by == "quit"
+
+
+def test_a_guest_that_stands_still_is_not_reset_and_waited_for(vm_factory):
+    vm = vm_factory()
+    vm.pause()
+    with pytest.raises(VMStateError, match="paused"):
+        vm.reset()
+    vm.resume()
+    assert vm.run("echo on").stdout == "on\n"
+
+
+def test_a_guest_whose_qemu_does_not_answer_can_be_stopped(vm_factory, monkeypatch):
+    from pytest_qemuvm.machine import live
+
+    vm = vm_factory()
+    monkeypatch.setitem(live.STEP_SECONDS, "quit", 0.2)
+    os.kill(vm.pid, signal.SIGSTOP)
+    vm.stop()
+    assert vm.stopped_by == "term"
+
+
+def test_a_console_that_is_full_is_not_written_to_for_ever(vm_factory):
+    vm = vm_factory()
+    flood = "x" * 8_000_000
+    vm.pause()
+    with pytest.raises(WaitTimeout):
+        vm.console.send(flood, timeout=0.3)
+    vm.resume()
+    errors = []
+
+    def type_on():
+        with pytest.raises(VMStateError) as caught:
+            vm.console.send(flood, timeout=300)
+        errors.append(str(caught.value))
+
+    typing = in_thread(type_on)
+    with pytest.raises(VMStateError):
+        vm.run("usleep 100000; echo c >/proc/sysrq-trigger")
+    typing.join(30)
+    assert "panicked" in errors[0]
+    with pytest.raises(VMStateError, match="panicked"):
+        vm.reset()
 
 
 def test_a_reset_is_a_new_boot_of_the_same_process(vm_factory):
