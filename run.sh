@@ -22,6 +22,7 @@ case $suite in
     *) usage ;;
 esac
 shift
+[ "${1:-}" != --yes ] || { agreed=--yes; shift; }
 
 find_python() {
     for name in python3 python3.14 python3.13 python3.12 python3.11; do
