@@ -213,7 +213,7 @@ class Port:
             got = self._sock.recv_into(view)
         except BlockingIOError:
             return 0
-        except ConnectionError:
+        except OSError:  # also of a socket that another thread has closed meanwhile
             got = 0
         if got == 0:
             self._raise_closed()
@@ -228,7 +228,7 @@ class Port:
                 data = self._sock.recv(_CHUNK)
             except BlockingIOError:
                 continue
-            except ConnectionError:
+            except OSError:
                 data = b""
             if not data:
                 self._raise_closed()
@@ -252,7 +252,7 @@ class Port:
                 sent = self._sock.send(rest)
             except BlockingIOError:
                 sent = 0
-            except ConnectionError:
+            except OSError:
                 self._raise_closed()
             rest = rest[sent:]
             self._debt = max(0, self._debt - sent)
@@ -269,10 +269,13 @@ class Port:
 
         What the guest has said counts before what became of it: a reply and QEMU's end may come together.
         """
-        self._poll.modify(self._sock.fileno(), events)
+        number = self._sock.fileno()
+        if number < 0:
+            self._raise_closed()
+        self._poll.modify(number, events)
         ready = dict(self._poll.poll(deadline.remaining * 1000))
-        mine = ready.pop(self._sock.fileno(), 0)
-        if mine & (select.POLLHUP | select.POLLERR):
+        mine = ready.pop(number, 0)
+        if mine & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
             mine |= select.POLLIN
         if mine & events:
             return mine & events
@@ -284,8 +287,11 @@ class Port:
 
     def _raise_closed(self) -> NoReturn:
         """Raise what ended the connection. QEMU's end of the socket closes just before it can be reaped."""
+        alarm = self._interrupt.fileno()
+        if self._sock.fileno() < 0 or alarm < 0:
+            raise ChannelError("the channel was closed in another thread", f"port {self.index}")
         poll = select.poll()
-        poll.register(self._interrupt.fileno(), select.POLLIN)
+        poll.register(alarm, select.POLLIN)
         if poll.poll(_GRACE * 1000):
             raise self._interrupt.error()
         raise ChannelError("QEMU closed the agent's port", f"port {self.index}")

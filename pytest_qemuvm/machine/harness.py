@@ -45,7 +45,7 @@ class Harness:
         """Marks every process and directory of this session."""
         self.root = sessions_root() / self.tag
         self.plans: list[tuple[str, MachinePlan]] = []
-        """All plans made so far, each with the owner it was made for."""
+        """Plans made so far, each with the owner it was made for, where --qemu-plan asks for them."""
         self.used_by: set[str] = set()
         """Owners for whom a VM was really started."""
         self._vms: dict[str, VM] = {}
@@ -134,7 +134,8 @@ class Harness:
             boot=self._guests.boot(spec),
         )
         plan = plan_machine(spec, world)
-        self.plans.append((owner, plan))
+        if self.settings.plan is not None:
+            self.plans.append((owner, plan))
         return plan
 
     def _unused_name(self) -> str:

@@ -39,7 +39,7 @@ def keys_for(character: str) -> tuple[str, ...]:
 
 def chord(keys: str) -> tuple[str, ...]:
     """Return the keys of a chord written as ``"ctrl-alt-delete"``."""
-    names = tuple(keys.split("-"))
+    names = tuple(str(keys).split("-"))
     if not all(names):
         raise SpecError(f"{keys!r} is not a chord of keys", hint="write 'ret', 'a' or 'ctrl-alt-delete'")
     return names

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import CommandError, QemuVMError, SpecError, VMStateError
 from pytest_qemuvm.machine.keys import chord, keys_for
 from pytest_qemuvm.machine.lifecycle import Lifecycle
-
-if TYPE_CHECKING:
-    import os
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
 
 def forwarded_ports(text: str) -> dict[int, int]:
     """Return guest port -> host port from what ``info usernet`` prints."""
-    return {int(guest): int(host) for host, guest in _FORWARD.findall(text)}
+    # NICs are listed in the order of the spec; what comes first is written last.
+    return {int(guest): int(host) for host, guest in reversed(_FORWARD.findall(text))}
 
 
 class Outside(Lifecycle):
@@ -39,6 +37,7 @@ class Outside(Lifecycle):
         text = self.qmp.execute(
             "human-monitor-command", {"command-line": "info usernet"}, allow_dangerous=True
         )
+        # Of several NICs that forward it, the first.
         host_port = forwarded_ports(text).get(guest_port)
         if host_port is None:
             raise QemuVMError(f"QEMU does not list the forward of port {guest_port}", text)
@@ -54,7 +53,10 @@ class Outside(Lifecycle):
                 f"VM {self.name!r} has no display",
                 hint="display=True, the default, gives one to every machine type with a PCI bus",
             )
-        target = Path(path).absolute()
+        given: object = path
+        if not isinstance(given, (str, os.PathLike)):
+            raise SpecError(f"{given!r} is not a path for the screenshot")
+        target = Path(given).absolute()
         if not target.parent.is_dir():
             raise SpecError(f"no directory {target.parent} for the screenshot")
         self.qmp.execute("screendump", {"filename": str(target), "format": "png"})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_qemuvm.errors import TemplateNotFound, nearest
+from pytest_qemuvm.errors import SpecError, TemplateNotFound, nearest
 from pytest_qemuvm.spec.boot import KernelBoot
+from pytest_qemuvm.spec.sizes import MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,10 @@ def check_template(name: str) -> None:
         raise TemplateNotFound(f"no template {name!r}", hint=nearest(name, BUILT_IN))
 
 
+LEAST_MEMORY = 96 * MIB
+"""What the built-in guest needs to come up; with less its kernel dies without a word."""
+
+
 class BuiltGuests:
     """Builds the built-in guest when it is first asked for; later it comes from the cache."""
 
@@ -45,6 +50,11 @@ class BuiltGuests:
         check_template(spec.template)
         if spec.template == "bare":
             return None
+        if spec.bytes < LEAST_MEMORY:
+            raise SpecError(
+                f"memory: {format_size(spec.bytes)} is too little for the built-in guest",
+                hint=f"give it {format_size(LEAST_MEMORY)} or more",
+            )
         from pytest_qemuvm.guest.tiny import build_tiny  # noqa: PLC0415  # bare has no guest to build
 
         chosen = spec.kernel or self._kernel

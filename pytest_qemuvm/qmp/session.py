@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_qemuvm.errors import CommandError, ConnectError, QmpError, QmpTimeout
+from pytest_qemuvm.errors import CommandError, ConnectError, QmpError, QmpTimeout, SpecError
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.transcript import Transcript, shorten
@@ -73,6 +73,19 @@ class Call:
         return time.perf_counter() - self.started
 
 
+def _encoded(command: object, arguments: Mapping[str, Any] | None, call_id: str) -> tuple[str, bytes]:
+    """Return the arguments as text, and the whole message. Raises SpecError for what is no JSON."""
+    if not isinstance(command, str):
+        raise SpecError(f"{command!r} is not the name of a QMP command")
+    try:
+        # Unescaped, so that what is not Unicode fails here instead of in QEMU's parser.
+        shown = json.dumps(arguments or {}, allow_nan=False, ensure_ascii=False)
+        name = json.dumps(command, ensure_ascii=False)
+        return shown, f'{{"execute":{name},"arguments":{shown},"id":"{call_id}"}}'.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"{command!r} cannot be sent: its arguments are no JSON", str(error)) from error
+
+
 class Session:
     """One connection to one monitor, as both faces use it; every method may be called from any thread."""
 
@@ -126,14 +139,12 @@ class Session:
         """Send a command and return at once: the one door through which every command goes.
 
         What judges commands or keeps a record of them belongs here, before the last line; until then not a
-        byte has been sent. Raises TypeError or ValueError for arguments that JSON cannot express.
+        byte has been sent. Raises SpecError for arguments that JSON cannot express.
         """
         link = self.link
         call_id = f"qemuvm-{next(self._ids)}"
-        shown = json.dumps(arguments or {}, allow_nan=False, ensure_ascii=False)
-        message = f'{{"execute":{json.dumps(command)},"arguments":{shown},"id":"{call_id}"}}'
-        # Unescaped, so that what is not Unicode fails here instead of in QEMU's parser.
-        call = Call(command, arguments, allow_dangerous, call_id, message.encode())
+        shown, data = _encoded(command, arguments, call_id)
+        call = Call(command, arguments, allow_dangerous, call_id, data)
         self.transcript.sent(call_id, command, shown)
         link.issue(call)
         return call

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from pytest_qemuvm.errors import SpecError, nearest
-from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.names import checked_name, existing_file
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -21,6 +20,10 @@ NicModel = Literal["virtio", "e1000e"]
 Transport = Literal["pci", "mmio"]
 """How virtio devices reach the guest: microvm has no PCI bus."""
 
+LARGEST_DISK = 2 << 50
+"""Bytes: with its clusters of 64 KiB, a qcow2 image cannot map more."""
+RESERVED_PORTS = "org.qemuvm."
+
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -30,6 +33,13 @@ def one_of(value: object, kinds: object, what: str) -> None:
     known = get_args(kinds)
     if value not in known:
         raise SpecError(f"{value!r} is not a {what}", hint=nearest(str(value), known))
+
+
+def switch(value: object, key: str) -> bool:
+    """Return the value if it is True or False; raise SpecError for anything else."""
+    if not isinstance(value, bool):
+        raise SpecError(f"{key}: {value!r} is neither True nor False")
+    return value
 
 
 class DeviceSpec:
@@ -65,14 +75,15 @@ class DiskSpec(DeviceSpec):
             object.__setattr__(self, "size", parse_size(self.size, "disk size"))
             if self.bytes % 512:
                 raise SpecError(f"disk size: {self.size} bytes is not a multiple of a sector (512 bytes)")
+            if self.bytes > LARGEST_DISK:
+                raise SpecError("disk size: no image is larger than 2048T")
         if self.path is not None:
-            path = Path(self.path)
             if self.size is not None:
-                raise SpecError(f"the image {path} brings its own size; leave size= out")
-            if not path.is_file():
-                raise SpecError(f"no disk image at {path}")
-            object.__setattr__(self, "path", path.absolute())
-        if self.serial is not None and not _SERIAL.fullmatch(self.serial):
+                raise SpecError(f"the image {self.path} brings its own size; leave size= out")
+            object.__setattr__(self, "path", existing_file(self.path, "disk image"))
+        switch(self.read_only, "read_only")
+        serial: object = self.serial
+        if serial is not None and not (isinstance(serial, str) and _SERIAL.fullmatch(serial)):
             raise SpecError(
                 f"{self.serial!r} is not a disk serial", hint="up to 20 letters, digits, '_', '.' or '-'"
             )
@@ -102,12 +113,13 @@ class NicSpec(DeviceSpec):
     def __post_init__(self) -> None:
         one_of(self.model, NicModel, "NIC model")
         if self.mac is not None:
-            mac = self.mac.lower()
+            mac = str(self.mac).lower()
             if not _MAC.fullmatch(mac):
                 raise SpecError(f"{self.mac!r} is not a MAC address", hint="write '52:54:00:12:34:56'")
             if int(mac[:2], 16) & 1:
                 raise SpecError(f"{self.mac} is a multicast address, which no interface may have")
             object.__setattr__(self, "mac", mac)
+        switch(self.outward, "outward")
         given: object = self.forward
         forward = tuple(given) if isinstance(given, Iterable) else (given,)
         for port in forward:
@@ -126,6 +138,8 @@ class SerialSpec(DeviceSpec):
 
     def __post_init__(self) -> None:
         checked_name(self.name, "serial port")
+        if self.name.startswith(RESERVED_PORTS):
+            raise SpecError(f"serial ports of names that begin with {RESERVED_PORTS!r} are the harness's own")
 
 
 @dataclass(frozen=True, slots=True)

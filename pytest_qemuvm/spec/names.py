@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 
 from pytest_qemuvm.errors import SpecError
 
@@ -20,3 +22,30 @@ def checked_name(name: object, what: str) -> str:
             hint="a letter, then up to 62 letters, digits, '_', '.' or '-'",
         )
     return name
+
+
+def checked_argument(word: str, what: str) -> str:
+    """Return the word if it can stand on a command line. Raises SpecError."""
+    try:
+        if b"\0" not in os.fsencode(word):
+            return word
+    except UnicodeEncodeError:
+        pass
+    raise SpecError(f"{what}: {word[:80]!r} cannot stand on a command line")
+
+
+def existing_file(value: object, what: str) -> Path:
+    """Return the absolute path of a file that exists, under a name that QEMU's JSON can carry.
+
+    Raises SpecError.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise SpecError(f"{what}: {value!r} is not a path")
+    path = Path(value)
+    if not path.is_file():
+        raise SpecError(f"no {what} at {path}")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise SpecError(f"the name of the {what} {str(path)!r} is not UTF-8") from error
+    return path.absolute()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import SpecError, nearest
-from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec
-from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec, switch
+from pytest_qemuvm.spec.names import checked_argument, checked_name, existing_file
 from pytest_qemuvm.spec.sizes import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -58,22 +57,28 @@ def _needs(value: object) -> tuple[str, ...]:
     return words
 
 
-def _switch(key: str) -> Callable[[object], bool]:
-    def check(value: object) -> bool:
-        if not isinstance(value, bool):
-            raise SpecError(f"{key}: {value!r} is neither True nor False")
-        return value
+def _kernel(value: object) -> str | None:
+    return None if value is None else str(existing_file(value, "kernel"))
+
+
+def _text(key: str) -> Callable[[object], str]:
+    def check(value: object) -> str:
+        if not isinstance(value, str):
+            raise SpecError(f"{key}: {value!r} is not a string")
+        return checked_argument(value, key)
 
     return check
 
 
-def _kernel(value: Any) -> str | None:
-    if value is None:
-        return None
-    path = Path(value)
-    if not path.is_file():
-        raise SpecError(f"no kernel at {path}")
-    return str(path.absolute())
+def _machine(value: object) -> str | None:
+    return None if value is None else _text("machine")(value)
+
+
+def _serials(value: object) -> tuple[SerialSpec, ...]:
+    serials: tuple[SerialSpec, ...] = _tuple_of(value, SerialSpec, "serials")
+    if len({serial.name for serial in serials}) < len(serials):
+        raise SpecError(f"serials: two ports have one name: {', '.join(serial.name for serial in serials)}")
+    return serials
 
 
 def _args(value: object) -> tuple[str, ...]:
@@ -82,7 +87,7 @@ def _args(value: object) -> tuple[str, ...]:
     words = tuple(value)
     if not all(isinstance(word, str) for word in words):
         raise SpecError(f"args: {words!r} holds something that is not a string")
-    return words
+    return tuple(checked_argument(word, "args") for word in words)
 
 
 def _seconds(value: object) -> float:
@@ -96,10 +101,12 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "cpus": _number("cpus", 1, MOST_CPUS),
     "disks": lambda value: _tuple_of(value, DiskSpec, "disks"),
     "nics": lambda value: _tuple_of(value, NicSpec, "nics"),
-    "serials": lambda value: _tuple_of(value, SerialSpec, "serials"),
+    "serials": _serials,
+    "machine": _machine,
+    "append": _text("append"),
     "needs": _needs,
-    "balloon": _switch("balloon"),
-    "display": _switch("display"),
+    "balloon": lambda value: switch(value, "balloon"),
+    "display": lambda value: switch(value, "display"),
     "hotplug_slots": _number("hotplug_slots", 0, 64),
     "kernel": _kernel,
     "args": _args,

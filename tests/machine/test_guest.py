@@ -393,6 +393,11 @@ def test_a_kernel_that_is_none_is_a_typed_error_before_anything_starts(vm_factor
         vm_factory(kernel=tmp_path / "nonexistent")
 
 
+def test_too_little_memory_is_told_before_anything_starts(vm_factory):
+    with pytest.raises(SpecError, match="memory"):
+        vm_factory(memory="64M", start=False)
+
+
 def test_machines_started_together_take_less_than_one_after_the_other(vm_factory):
     vms = [vm_factory(f"together{n}", start=False, memory="128M") for n in range(3)]
     threads = [in_thread(vm.start) for vm in vms]

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from pytest_qemuvm import DiskSpec
+from pytest_qemuvm import DiskSpec, NicSpec
 from pytest_qemuvm.errors import (
     AlreadyRunning,
     CapabilityError,
@@ -399,3 +399,25 @@ def test_a_boot_that_is_given_for_ever_can_be_deleted(vm_factory, qemuvm):
     vm = vm_factory(boot_timeout=float("inf"))
     vm.delete()
     assert vm not in qemuvm.vms()
+
+
+def test_of_several_forwards_of_one_port_the_first_nic_has_it(vm_factory):
+    vm = vm_factory(nics=[NicSpec(forward=(22,)), NicSpec(forward=(22, 80))])
+    listed = vm.qmp.execute("human-monitor-command", {"command-line": "info usernet"}, allow_dangerous=True)
+    first, second = listed.split("nic1-net")
+    assert str(vm.port(22)) in first
+    assert str(vm.port(80)) in second
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [lambda vm: vm.screenshot(5), lambda vm: vm.qmp.execute("x", {"a": {1}})],
+)
+def test_what_makes_no_sense_is_refused_before_it_is_sent(vm_factory, ask):
+    with pytest.raises(SpecError):
+        ask(vm_factory())
+
+
+def test_plans_are_kept_only_where_somebody_wants_them(vm_factory, qemuvm):
+    vm_factory(start=False)
+    assert qemuvm.plans == []

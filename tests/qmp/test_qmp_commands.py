@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pytest_qemuvm.errors import CommandError, QmpDisconnected, QmpError, QmpTimeout
+from pytest_qemuvm.errors import CommandError, QmpDisconnected, QmpError, QmpTimeout, SpecError
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp import Qmp
 
@@ -111,14 +111,19 @@ def test_complaint_about_nothing_ends_the_connection(client, peer):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
-    [({"a": object()}, TypeError), ({"a": float("nan")}, ValueError), ({"a": "\ud800"}, ValueError)],
+    ("command", "arguments"),
+    [
+        ("bad", {"a": object()}),
+        ("bad", {"a": float("nan")}),
+        ("bad", {"a": "\ud800"}),
+        ("\ud800", None),
+        (b"bad", None),
+        (None, None),
+    ],
 )
-def test_arguments_that_are_no_json_are_refused_before_a_byte_is_sent(
-    client, peer, in_thread, arguments, error
-):
-    with pytest.raises(error):
-        client.execute("bad", arguments)
+def test_what_is_no_json_is_refused_before_a_byte_is_sent(client, peer, in_thread, command, arguments):
+    with pytest.raises(SpecError):
+        client.execute(command, arguments)
     calling = in_thread(client.execute, "good")
     assert peer.answer({})["execute"] == "good"
     calling.result(10)

@@ -21,6 +21,7 @@ from pytest_qemuvm.errors import (
 )
 from pytest_qemuvm.guest.agent import AgentChannel
 from pytest_qemuvm.guest.channel import ExecResult
+from pytest_qemuvm.guest.port import Port
 from pytest_qemuvm.host.deadline import Deadline
 
 BOOT = "0a1b2c3d-0000-4000-8000-000000000001"
@@ -395,6 +396,20 @@ def test_a_queue_for_the_only_port_ends_with_the_deadline(connect):
     with pytest.raises(WaitTimeout):
         channel.run("y", deadline=soon(0.05))
     thread.join()
+
+
+@pytest.mark.parametrize("act", ["read", "write"])
+def test_a_port_that_another_thread_closed_is_told_as_such(interrupt, act):
+    ours, theirs = socket.socketpair()
+    port = Port(ours, 0, interrupt)
+    port.boot = BOOT
+    port.close()
+    with pytest.raises(ChannelError):
+        if act == "read":
+            port.answer(1, Deadline.after(5))
+        else:
+            port.ask("run", [b"-"], None, Deadline.after(5))
+    theirs.close()
 
 
 def test_a_closed_channel_says_so(connect):

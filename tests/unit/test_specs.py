@@ -34,6 +34,14 @@ def test_a_spec_normalises_what_it_is_given():
         ("args", [1]),
         ("boot_timeout", 0),
         ("boot_timeout", "10"),
+        ("boot_timeout", float("nan")),
+        ("append", 5),
+        ("append", "a\0b"),
+        ("machine", 5),
+        ("kernel", 5),
+        ("args", ["a\0b"]),
+        ("args", ["\ud800"]),
+        ("serials", [SerialSpec("a"), SerialSpec("a")]),
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_touched(key, value):
@@ -68,6 +76,12 @@ def test_keywords_change_only_what_they_name():
         {},
         {"path": "/nonexistent.img"},
         {"path": "/etc/hostname", "size": "64M"},
+        {"path": 5},
+        {"path": "a\0b"},
+        {"size": "64M", "serial": 5},
+        {"size": "64M", "read_only": "no"},
+        {"size": "2049T"},
+        {"size": 2**70},
     ],
 )
 def test_a_disk_that_cannot_be(keywords):
@@ -84,6 +98,8 @@ def test_a_disk_that_cannot_be(keywords):
         {"forward": (0,)},
         {"forward": (22, 22)},
         {"forward": ("22",)},
+        {"mac": 5},
+        {"outward": "yes"},
     ],
 )
 def test_a_nic_that_cannot_be(keywords):
@@ -100,3 +116,12 @@ def test_other_devices_check_their_words():
         UsbSpec("printer")
     with pytest.raises(SpecError):
         SerialSpec("no name")
+    with pytest.raises(SpecError):
+        SerialSpec("org.qemuvm.agent.0")
+
+
+def test_an_image_whose_name_is_not_utf8_is_refused(tmp_path):
+    image = tmp_path / "\udcff.img"
+    image.touch()
+    with pytest.raises(SpecError, match="UTF-8"):
+        DiskSpec(path=image)
