@@ -398,18 +398,20 @@ def test_a_queue_for_the_only_port_ends_with_the_deadline(connect):
     thread.join()
 
 
-@pytest.mark.parametrize("act", ["read", "write"])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda port: port.answer(1, Deadline.after(5)),
+        lambda port: port.ask("run", [b"-"], None, Deadline.after(5)),
+    ],
+)
 def test_a_port_that_another_thread_closed_is_told_as_such(interrupt, act):
     ours, theirs = socket.socketpair()
     port = Port(ours, 0, interrupt)
     port.boot = BOOT
     port.close()
-    with pytest.raises(ChannelError):
-        if act == "read":
-            port.answer(1, Deadline.after(5))
-        else:
-            port.ask("run", [b"-"], None, Deadline.after(5))
-    theirs.close()
+    with theirs, pytest.raises(ChannelError):
+        act(port)
 
 
 def test_a_closed_channel_says_so(connect):
