@@ -120,11 +120,15 @@ class Live:
                 self.channel.wait_restarted(after_boot, deadline)
         except WaitTimeout as error:
             raise self._boot_error(
-                f"the guest of {self.plan.name!r} did not come up within {deadline.seconds:g} s", deadline
+                f"the guest of {self.plan.name!r} did not come up within {deadline.seconds:g} s",
+                "boot_timeout= gives it more time",
+                deadline,
             ) from error
         except (VMStateError, QmpDisconnected) as error:
             raise self._boot_error(
-                f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}", deadline
+                f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}",
+                "the whole console is kept under --qemu-artifacts",
+                deadline,
             ) from error
         self._is_up()
 
@@ -132,10 +136,10 @@ class Live:
         self.ready = True
         self.boots += 1
 
-    def _boot_error(self, brief: str, deadline: Deadline) -> GuestBootError:
+    def _boot_error(self, brief: str, hint: str, deadline: Deadline) -> GuestBootError:
         return GuestBootError(
             brief,
-            hint="the whole console is kept under --qemu-artifacts; boot_timeout= gives it more time",
+            hint=hint,
             waited_for="the agent in the guest",
             seconds=deadline.seconds,
             console=self.console.tail(),

@@ -97,12 +97,13 @@ def keep_files(vm: VM, target: Path) -> bool:
 
     Disks are not copied: they can be large, and the directory is meant to be uploaded by CI.
     """
-    if not vm.record.starts:
+    if not vm.run_dir.is_dir():
         return False
     target.mkdir(parents=True)
     _write_command(target, vm)
-    (target / "qmp.txt").write_text("\n".join(vm.transcript()) + "\n")
-    (target / "console.txt").write_text(vm.console.text)
+    if vm.record.starts:
+        (target / "qmp.txt").write_text("\n".join(vm.transcript()) + "\n")
+        (target / "console.txt").write_text(vm.console.text)
     (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")
     for name in ("qemu.log", "firmware.bin"):
         if (vm.run_dir / name).exists():

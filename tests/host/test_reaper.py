@@ -74,3 +74,22 @@ def test_threads_that_come_first_together_start_one(tmp_path):
         thread.join()
     assert {child.pid for child in psutil.Process().children()} - before == {reaper.pid}
     reaper.close()
+
+
+def test_what_was_just_being_started_when_its_owner_died_is_ended_too(tmp_path):
+    # The tag shows in /proc only when the exec is over; a first sweep may come before that.
+    late = f"sleep 0.2; {TAG_VARIABLE}=qv-test-late exec sleep 60"
+    owner = (
+        "import os, pathlib, subprocess; from pytest_qemuvm.host.reaper import Reaper; "
+        f"Reaper('qv-test-late').watch_directory(pathlib.Path({str(tmp_path / 'x')!r})); "
+        f"child = subprocess.Popen(['sh', '-c', {late!r}], stdout=subprocess.DEVNULL, start_new_session=True); "
+        "print(child.pid, flush=True); os._exit(1)"
+    )
+    done = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, check=False)
+    child = psutil.Process(int(done.stdout))
+    try:
+        psutil.wait_procs([child], timeout=10)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    finally:
+        if child.is_running():
+            child.kill()

@@ -77,6 +77,9 @@ def test_a_machine_that_does_not_start_is_an_error_with_all_that_is_known(pytest
     result.stdout.fnmatch_lines(
         ["*LaunchError*", "*exit status: 1*", "*'nothing' is not a valid device*", "*hint: *"]
     )
+    (kept,) = (pytester.path / "qemuvm-artifacts").glob("*/vm0")
+    assert "nothing" in (kept / "qemu.log").read_text()
+    assert "-device nothing" in (kept / "command.sh").read_text()
 
 
 def test_machines_of_wider_scope_are_reported_too(pytester, run):
