@@ -14,7 +14,11 @@
      +-- VMStateError
      |    +-- AlreadyRunning, NotRunning
      +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
+     +-- DiskStateError
+     |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
      +-- NoFreeSlot                       no bus slot left for a device
+     +-- UnplugRejected                   the guest refused to let a device go
+     +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
      +-- GuestCommandError                a command in the guest failed
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
@@ -152,6 +156,48 @@ class NetworkNotFound(QemuVMError, LookupError):
     """No network of that name in this session."""
 
 
+class DiskStateError(QemuVMError):
+    """The disk is not in a state in which this can be done."""
+
+
+class DiskExists(DiskStateError):
+    """There is a disk of that name in this session already."""
+
+
+class AlreadyAttached(DiskStateError):
+    """The disk is attached; ``holder`` is the name of the VM that has it."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, holder: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.holder = holder
+
+
+class NotAttached(DiskStateError):
+    """The disk or device is not attached (any more)."""
+
+
+class InUse(DiskStateError):
+    """Somebody uses it; ``holder`` names who."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, holder: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.holder = holder
+
+
+class UnplugRejected(QemuVMError):
+    """The guest refused to let a device go; it is still plugged. ``device`` is its id."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, device: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.device = device
+
+
 class NoFreeSlot(QemuVMError):
     """The machine has no slot left on the bus that the device needs."""
 
@@ -174,6 +220,23 @@ class WaitTimeout(QemuVMError):
         super().__init__(brief, details, hint)
         self.waited_for = waited_for
         self.seconds = seconds
+
+
+class UnplugTimeout(WaitTimeout):
+    """The guest did not acknowledge that a device goes; it is still plugged. ``device`` is its id."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        device: str,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        super().__init__(brief, details, hint, waited_for=waited_for, seconds=seconds)
+        self.device = device
 
 
 class GuestBootError(WaitTimeout):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddBlockNode, AddDevice, Fragment
+from pytest_qemuvm.spec.devices import DiskSpec
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import Bus, Parting, Supplies
     from pytest_qemuvm.devices.place import Image, Place
-    from pytest_qemuvm.spec.devices import DiskSpec
 
 DRIVERS = {"scsi": "scsi-hd", "nvme": "nvme", "usb": "usb-storage"}
 """The device on each bus; virtio's name depends on the transport."""
@@ -38,3 +41,33 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
             AddDevice(DRIVERS.get(spec.bus) or place.virtio("blk"), place.id, properties),
         ),
     )
+
+
+def serial_of(spec: DiskSpec, name: str) -> str:
+    """Return the serial by which a plugged disk can be told from all others."""
+    return spec.serial or name
+
+
+def _bus(spec: DiskSpec) -> Bus:
+    return spec.bus if spec.bus in ("scsi", "usb") else "slot"
+
+
+def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
+    assert supplies.image is not None
+    return disk(replace_serial(spec, supplies.place.id), supplies.place, supplies.image)
+
+
+def replace_serial(spec: DiskSpec, name: str) -> DiskSpec:
+    """Return the spec with a serial."""
+    return replace(spec, serial=serial_of(spec, name))
+
+
+def _seen(spec: DiskSpec, supplies: Supplies) -> str:
+    return f"ls /dev/disk/by-id/*[-_]{serial_of(spec, supplies.place.id)}"
+
+
+def _parting(spec: DiskSpec) -> Parting:
+    return "at once" if spec.bus in ("scsi", "usb") else "asked"
+
+
+DISK = DeviceKind("disk", DiskSpec, _bus, _fragment, _seen, parting=_parting, needs="image")

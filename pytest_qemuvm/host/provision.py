@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import ExitStack
 
-    from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.plan import ImagePlan, MachinePlan
 
 LOG_NAME = "qemu.log"
 
@@ -45,6 +45,9 @@ class Provisioner(Protocol):
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
+        """Make an image file; what removes it goes onto the stack."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
@@ -83,7 +86,13 @@ class RealProvisioner:
             path, content = plan.firmware
             Path(path).write_bytes(content)
         for image in plan.images:
-            make_image(image, Path(image.path))
+            self.make_image(image, stack)
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
+        """Make one image."""
+        path = Path(image.path)
+        make_image(image, path)
+        stack.callback(path.unlink, missing_ok=True)
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
@@ -120,6 +129,9 @@ class PlanningProvisioner:
     mode = "dry-run"
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
+        """Make nothing."""
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
         """Make nothing."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.arch import ARCHITECTURES
+from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
@@ -58,7 +59,7 @@ class Harness:
             self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
-        self._services = Services(self.root, self._loop, self._provisioner, self)
+        self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, BUILT_IN_KINDS)
 
     @property
     def mode(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live, StopStep
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ class Lifecycle:
             self._is_prepared = True
         self.stopped_by = None
         live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
+        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds)
         self._live = self._last = live
         self._record.state, self._record.pid = "running", live.process.pid
         self._record.starts += 1

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import CommandError, QemuVMError, SpecError, VMStateError
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.keys import chord, keys_for
 from pytest_qemuvm.machine.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     import os
+
+    from pytest_qemuvm.machine.hotplug import HotDevice
+    from pytest_qemuvm.spec.devices import DeviceSpec
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
@@ -43,6 +48,21 @@ class Outside(Lifecycle):
         if host_port is None:
             raise QemuVMError(f"QEMU does not list the forward of port {guest_port}", text)
         return host_port
+
+    @property
+    def devices(self) -> tuple[HotDevice, ...]:
+        """What is plugged into it now by ``hotplug``."""
+        return self._live.hotplug.devices if self._live is not None else ()
+
+    def hotplug(self, spec: DeviceSpec, *, timeout: float = PLUG_SECONDS) -> HotDevice:
+        """Plug a device into the running machine and return it when QEMU, and the guest, has it.
+
+        ``spec`` is a DiskSpec, NicSpec, UsbSpec, SerialSpec, RngSpec, MemorySpec or CpuSpec; ``timeout`` is
+        in seconds. Used as a context manager, the device is unplugged on leaving. Raises NotRunning,
+        NoFreeSlot, SpecError where QEMU refuses it, WaitTimeout where the guest does not see it; nothing is
+        left then.
+        """
+        return self._running().hotplug.plug(spec, None, Deadline.after(timeout))
 
     def screenshot(self, path: str | os.PathLike[str]) -> Path:
         """Write what is on the screen to a PNG file and return its path.

@@ -13,20 +13,21 @@ from pytest_qemuvm.devices.controllers import (
 )
 from pytest_qemuvm.devices.disk import disk
 from pytest_qemuvm.devices.nic import nic
-from pytest_qemuvm.devices.place import Image, Place
+from pytest_qemuvm.devices.place import Place
 from pytest_qemuvm.devices.platform import balloon, display, panic_notifier, vm_generation_id
 from pytest_qemuvm.devices.rng import rng
 from pytest_qemuvm.devices.serial import serial_port
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.identity import mac_address
-from pytest_qemuvm.plan.model import ImagePlan, PlannedNic
+from pytest_qemuvm.plan.images import image_for
+from pytest_qemuvm.plan.model import PlannedNic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_qemuvm.arch import Machine
     from pytest_qemuvm.devices.steps import Fragment
-    from pytest_qemuvm.plan.model import Surroundings
+    from pytest_qemuvm.plan.model import ImagePlan, Surroundings
     from pytest_qemuvm.spec.devices import DiskSpec
     from pytest_qemuvm.spec.vm import VMSpec
 
@@ -49,6 +50,7 @@ class Layout:
     agent_sockets: tuple[str, ...]
     sockets: tuple[str, ...]
     free_ports: tuple[str, ...]
+    held_ports: tuple[tuple[str, str], ...]
 
 
 class _RootPorts:
@@ -57,11 +59,14 @@ class _RootPorts:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.ids: list[str] = []
+        self.held: list[tuple[str, str]] = []
 
-    def next(self) -> str | None:
+    def next(self, holder: str | None = None) -> str | None:
         if self._machine.hotplug != "root-port":
             return self._machine.root_bus
         self.ids.append(f"rp{len(self.ids)}")
+        if holder is not None:
+            self.held.append((self.ids[-1], holder))
         return self.ids[-1]
 
     def fragments(self) -> Iterator[Fragment]:
@@ -77,7 +82,7 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
     requested: list[Fragment] = []
     for index, disk_spec in enumerate(spec.disks):
         _check_bus(disk_spec.bus, machine)
-        image, made = _image(disk_spec, f"{world.run_dir}/disk{index}")
+        image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
         requested.append(disk(disk_spec, _disk_place(disk_spec, index, machine, ports), image))
     for index, nic_spec in enumerate(spec.nics):
@@ -87,7 +92,9 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
             f"nic{index}", nic_spec.mac or mac_address(world.tag, world.name, index), nic_spec.forward
         )
         nics.append(planned)
-        requested.append(nic(nic_spec, Place(planned.id, ports.next(), machine.transport), planned.mac))
+        requested.append(
+            nic(nic_spec, Place(planned.id, ports.next(planned.id), machine.transport), planned.mac)
+        )
     for index, serial in enumerate(spec.serials):
         requested.append(serial_port(Place(f"serial{index}", "vserial.0"), serial.name, f"serial{index}"))
     if spec.balloon:
@@ -102,6 +109,7 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
         agent_sockets=agent,
         sockets=(*agent, *(f"serial{index}" for index in range(len(spec.serials)))),
         free_ports=tuple(port for port in free if port),
+        held_ports=tuple(ports.held),
     )
 
 
@@ -135,15 +143,4 @@ def _disk_place(spec: DiskSpec, index: int, machine: Machine, ports: _RootPorts)
         return Place(name, "scsi.0")
     if spec.bus == "usb":
         return Place(name, "usb.0")
-    return Place(name, ports.next(), machine.transport)
-
-
-def _image(spec: DiskSpec, stem: str) -> tuple[Image, tuple[ImagePlan, ...]]:
-    """Return the image that QEMU opens for a disk, and what has to be made for it to exist."""
-    if spec.path is None:
-        image = Image(f"{stem}.{spec.format}", spec.format)
-        return image, (ImagePlan(image.path, image.format, spec.bytes),)
-    if spec.read_only:
-        return Image(str(spec.path), spec.format), ()
-    overlay = Image(f"{stem}.overlay.qcow2", "qcow2")
-    return overlay, (ImagePlan(overlay.path, "qcow2", None, str(spec.path), spec.format),)
+    return Place(name, ports.next(name), machine.transport)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_qemuvm.arch import Architecture
+    from pytest_qemuvm.arch import Architecture, Machine
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.spec.boot import KernelBoot
 
@@ -79,6 +79,12 @@ class MachinePlan:
     nics: tuple[PlannedNic, ...]
     free_ports: tuple[str, ...]
     """Root ports left for hot-plug."""
+    held_ports: tuple[tuple[str, str], ...]
+    """Root ports that hold a device from the start, with its id."""
+    machine: Machine
+    """The row of the machine type."""
+    ids: frozenset[str]
+    """Ids of all devices of the command line: none may be used again."""
     display: bool
     """Whether it has a graphics adapter."""
     guest: bool

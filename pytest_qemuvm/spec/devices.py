@@ -21,6 +21,8 @@ NicModel = Literal["virtio", "e1000e"]
 Transport = Literal["pci", "mmio"]
 """How virtio devices reach the guest: microvm has no PCI bus."""
 
+DIMM_BLOCK = 128 * 1024 * 1024
+
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -141,3 +143,27 @@ class UsbSpec(DeviceSpec):
 
     def __post_init__(self) -> None:
         one_of(self.kind, Literal["kbd", "mouse", "tablet"], "USB device")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSpec(DeviceSpec):
+    """One more processor, of the machine's own model; the spec's ``cpus`` are there from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpec(DeviceSpec):
+    """More memory: a DIMM of ``size``, a multiple of 128 MiB, the least that Linux takes on x86_64."""
+
+    size: int | str
+
+    def __post_init__(self) -> None:
+        size = parse_size(self.size, "DIMM size")
+        if size % DIMM_BLOCK:
+            raise SpecError(f"DIMM size: {self.size!r} is not a multiple of 128M")
+        object.__setattr__(self, "size", size)
+
+    @property
+    def bytes(self) -> int:
+        """The size in bytes."""
+        assert isinstance(self.size, int)
+        return self.size

@@ -17,6 +17,8 @@ def instances():
         "result": None,
         "class_": "GenericError",
         "desc": "no such device",
+        "holder": "vm1",
+        "device": "disk0",
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
