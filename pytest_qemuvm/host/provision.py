@@ -49,6 +49,9 @@ class Provisioner(Protocol):
     def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
         """Make an image file; what removes it goes onto the stack."""
 
+    def make_disk(self, image: ImagePlan) -> None:
+        """Make an image file that belongs to the session; its directory too, if need be."""
+
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
 
@@ -94,6 +97,13 @@ class RealProvisioner:
         make_image(image, path)
         stack.callback(path.unlink, missing_ok=True)
 
+    def make_disk(self, image: ImagePlan) -> None:
+        """Make an image below the session's directory."""
+        self._ensure_root()
+        path = Path(image.path)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_image(image, path)
+
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
         ours: dict[str, socket.socket] = {}
@@ -133,6 +143,13 @@ class PlanningProvisioner:
 
     def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
         """Make nothing."""
+
+    def make_disk(self, image: ImagePlan) -> None:
+        """Say that there will be no file."""
+        raise NotSupportedInDryRun(
+            f"dry-run: the disk {Path(image.path).name!r} was planned, not made",
+            hint="run with --qemu-real for a real one",
+        )
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Say that there will be no machine; the plan has been made and checked by then."""

@@ -12,6 +12,7 @@ from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.machine.disks import DiskShelf
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.vm import VM
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.lifecycle import Lifecycle
     from pytest_qemuvm.machine.templates import BootSource
     from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.spec.devices import DiskSpec
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.vm import VMSpec
 
@@ -59,6 +62,7 @@ class Harness:
             self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
+        self._shelf = DiskShelf(self.disk_dir, self._provisioner)
         self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, BUILT_IN_KINDS)
 
     @property
@@ -70,6 +74,34 @@ class Harness:
     def network_mode(self) -> str:
         """``"real"`` or ``"dry-run"`` for networks that need privileges."""
         return "dry-run" if self.settings.network_dry_run or self.mode == "dry-run" else "real"
+
+    @property
+    def disk_dir(self) -> Path:
+        """Where the files of ``disk_factory`` are."""
+        return self.root / "disks@"
+
+    def disks(self, state: str | None = None) -> list[Disk]:
+        """Return the disks of the session, all or those ``available`` or ``attached``.
+
+        Raises SpecError (a ValueError) for any other state.
+        """
+        if state not in (None, "available", "attached"):
+            raise SpecError(
+                f"{state!r} is no state of a disk", hint=nearest(str(state), ("available", "attached"))
+            )
+        return [disk for disk in self._shelf.all() if state is None or disk.state == state]
+
+    def disk(self, name: str) -> Disk:
+        """Return a disk by name. Raises DiskNotFound."""
+        return self._shelf.get(name)
+
+    def create_disk(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
+        """Make a disk; its file is there, with that virtual size, when this returns. Raises DiskExists."""
+        return self._shelf.make(spec, name, owner)
+
+    def disks_owned_by(self, owner: str) -> list[Disk]:
+        """Return the disks that were made for an owner."""
+        return self._shelf.all(owner)
 
     def vms(self, state: str | None = None) -> list[VM]:
         """Return the VMs of the session, all or those observed in a state.

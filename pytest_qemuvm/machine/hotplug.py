@@ -15,6 +15,7 @@ from pytest_qemuvm.devices.registry import kind_of
 from pytest_qemuvm.devices.steps import AddBlockNode
 from pytest_qemuvm.errors import (
     CommandError,
+    InUse,
     NoFreeSlot,
     NotAttached,
     QemuVMError,
@@ -72,13 +73,18 @@ class HotDevice:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self.plugged:
+        if self.present:
             self.unplug()
 
     @property
     def id(self) -> str:
         """Its id in QEMU, unique for the life of the VM."""
         return self.supplies.place.id
+
+    @property
+    def present(self) -> bool:
+        """True while it is plugged and its machine runs."""
+        return self.plugged and self._engine.alive
 
     @property
     def mac(self) -> str | None:
@@ -115,6 +121,11 @@ class HotPlug:
         self._devices: list[HotDevice] = []
         self._settled = False
         self._lock = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        """True while the machine runs."""
+        return self._live.alive
 
     @property
     def devices(self) -> tuple[HotDevice, ...]:
@@ -215,6 +226,12 @@ class HotPlug:
         try:
             self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
         except CommandError as error:
+            if "lock" in error.desc:
+                raise InUse(
+                    f"the image is in use by another process: {error.desc}",
+                    error.details,
+                    holder="another process",
+                ) from error
             raise SpecError(
                 f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}", error.details
             ) from error

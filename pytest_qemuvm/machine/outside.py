@@ -15,6 +15,7 @@ from pytest_qemuvm.machine.lifecycle import Lifecycle
 if TYPE_CHECKING:
     import os
 
+    from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.machine.hotplug import HotDevice
     from pytest_qemuvm.spec.devices import DeviceSpec
 
@@ -62,7 +63,11 @@ class Outside(Lifecycle):
         NoFreeSlot, SpecError where QEMU refuses it, WaitTimeout where the guest does not see it; nothing is
         left then.
         """
-        return self._running().hotplug.plug(spec, None, Deadline.after(timeout))
+        return self.plug(spec, None, timeout)
+
+    def plug(self, spec: DeviceSpec, image: Image | None, timeout: float) -> HotDevice:
+        """Plug a device; a disk on an image that is there already, if one is given."""
+        return self._running().hotplug.plug(spec, image, Deadline.after(timeout))
 
     def screenshot(self, path: str | os.PathLike[str]) -> Path:
         """Write what is on the screen to a PNG file and return its path.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_qemuvm.plugin.fixtures import (
+    disk_factory,
     module_vm_factory,
     qemuvm,
     qmp,
@@ -22,6 +23,7 @@ from pytest_qemuvm.plugin.state import configure, worker_data
 from pytest_qemuvm.spec.settings import OPTIONS
 
 __all__ = [
+    "disk_factory",
     "module_vm_factory",
     "qemuvm",
     "qmp",

@@ -10,11 +10,13 @@ import pytest
 from pytest_qemuvm.plugin.state import STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.qmp import Qmp
+    from pytest_qemuvm.spec.devices import DiskFormat
     from pytest_qemuvm.spec.vm import VMSpec
 
 
@@ -23,6 +25,20 @@ class VMFactory(Protocol):
 
     def __call__(self, name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
         """Return a new VM, started unless told otherwise; it is deleted when the fixture's scope ends."""
+
+
+class DiskFactory(Protocol):
+    """What ``disk_factory`` gives."""
+
+    def __call__(
+        self,
+        size: int | str = "64M",
+        *,
+        name: str | None = None,
+        format: DiskFormat = "qcow2",  # noqa: A002  # QEMU's word
+        serial: str | None = None,
+    ) -> Disk:
+        """Return a new, empty disk; it is deleted when the test ends."""
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +83,26 @@ def session_vm_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Itera
 
 
 @pytest.fixture
+def disk_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[DiskFactory]:
+    """Make disks that live as long as the test: ``disk_factory(size="64M", *, name=None, ...)``."""
+    from pytest_qemuvm.spec.devices import DiskSpec  # noqa: PLC0415
+
+    owner = request.node.nodeid
+
+    def make(
+        size: int | str = "64M",
+        *,
+        name: str | None = None,
+        format: DiskFormat = "qcow2",  # noqa: A002  # QEMU's word
+        serial: str | None = None,
+    ) -> Disk:
+        return qemuvm.create_disk(DiskSpec(size, serial=serial, format=format), name, owner)
+
+    yield make
+    _each(qemuvm.disks_owned_by(owner), "discard", f"disks of {owner}")
+
+
+@pytest.fixture
 def vm(vm_factory: VMFactory) -> VM:
     """Give a VM of the test's own, started and ready."""
     return vm_factory()
@@ -97,15 +133,16 @@ def _factory(
     try:
         yield make
     finally:
-        _delete_all(harness, owner)
+        _each(harness.owned_by(owner), "delete", f"VMs of {owner}")
 
 
-def _delete_all(harness: Harness, owner: str) -> None:
+def _each(things: Sequence[VM | Disk], end: str, what: str) -> None:
+    """End all of them by the method of that name; what goes wrong is raised when all have been tried."""
     errors: list[Exception] = []
-    for vm in harness.owned_by(owner):
+    for thing in things:
         try:
-            vm.delete()
+            getattr(thing, end)()
         except Exception as error:  # noqa: BLE001  # all of them are raised below
             errors.append(error)
     if errors:
-        raise ExceptionGroup(f"VMs of {owner} could not be deleted in order", errors)
+        raise ExceptionGroup(f"{what} could not be deleted in order", errors)
