@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (`| head`). Python would complain once more while it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # A directory that cannot be written, a disk that is full: its message says all.
+        complain(f"qemuvm: {error}")
+        return 1
     return status
 
 

@@ -14,6 +14,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.errors import GuestUnavailable
 from pytest_qemuvm.guest import vmlinux
 from pytest_qemuvm.guest.initramfs import WANTED, build_archive, script_files
 from pytest_qemuvm.guest.kernel import KernelSource, find_busybox, find_kernel
@@ -96,7 +97,8 @@ def build_tiny(
     """Return the guest, built if need be (some seconds); one process builds, the others wait for it.
 
     ``kernel`` and ``busybox`` name others than those that would be found. ``progress`` is told what is going
-    on, only when something takes time. Raises GuestUnavailable if what the guest is made from is missing.
+    on, only when something takes time. Raises GuestUnavailable if what the guest is made from is missing, and
+    if it cannot be read or the cache not be written.
     """
     source, box = find_kernel(kernel, cache), find_busybox(busybox, cache)
     key = _key(source, box)
@@ -104,6 +106,19 @@ def build_tiny(
     found = _load(home / key, key)
     if found is not None:
         return found
+    try:
+        return _build_once(home, key, source, box, progress)
+    except OSError as error:
+        raise GuestUnavailable(
+            "the guest cannot be built",
+            str(error),
+            f"it is kept in {home}: see that you can write there, or set QEMUVM_CACHE to another directory",
+        ) from error
+
+
+def _build_once(
+    home: Path, key: str, source: KernelSource, box: Path, progress: Callable[[str], None]
+) -> TinyGuest:
     import filelock  # noqa: PLC0415  # a hit, which is the usual case, needs no lock
 
     home.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
+
+from pytest_qemuvm.errors import SpecError
+
+LONGEST = 10 * 86400.0
+"""Seconds that are as good as for ever: poll() and the locks take no infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +23,14 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """Return the deadline that many seconds from now."""
-        return cls(time.monotonic() + seconds, seconds)
+        """Return the deadline that many seconds from now; infinity is one that nobody lives to see.
+
+        Raises SpecError for what is no number of seconds.
+        """
+        given: object = seconds
+        if not isinstance(given, (int, float)) or isinstance(given, bool) or math.isnan(given):
+            raise SpecError(f"{seconds!r} is not a number of seconds to wait")
+        return cls(time.monotonic() + min(seconds, LONGEST), seconds)
 
     @property
     def remaining(self) -> float:

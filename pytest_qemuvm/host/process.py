@@ -14,12 +14,11 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import LaunchError
+from pytest_qemuvm.host.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
-
-    from pytest_qemuvm.host.deadline import Deadline
 
 TAG_VARIABLE = "QEMUVM_SESSION"
 """Every process of a session carries the session's tag in its environment under this name."""
@@ -45,7 +44,10 @@ class QemuProcess:
 
     def status(self) -> int | None:
         """Return the exit status (negative: the signal that killed it), or None while it runs."""
-        return self._popen.poll()
+        if self._popen.returncode is not None:
+            return self._popen.returncode
+        # Not Popen.poll(), which says None as well while another thread is about to reap it.
+        return self.wait(Deadline.after(0))
 
     @property
     def alive(self) -> bool:
@@ -64,8 +66,11 @@ class QemuProcess:
 
     def wait(self, deadline: Deadline) -> int | None:
         """Wait until it ends and reap it; return its exit status, or None if the deadline came first."""
+        pidfd = self._pidfd
+        if pidfd < 0:  # closed, which it is after its end only
+            return self._popen.wait()
         poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
         while not poll.poll(deadline.remaining * 1000):
             if deadline.expired:
                 return None
@@ -86,8 +91,8 @@ class QemuProcess:
         if self._pidfd >= 0:
             if self.alive:
                 self.kill()
-            os.close(self._pidfd)
-            self._pidfd = -1
+            pidfd, self._pidfd = self._pidfd, -1
+            os.close(pidfd)
 
 
 def _start_time(pid: int) -> float:

@@ -56,7 +56,9 @@ class Lifecycle:
         self._last: Live | None = None
         self._prepared = ExitStack()
         self._is_prepared = False
+        self._is_deleted = False
         self._changing = threading.Lock()
+        self._looking = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<VM {self.name!r}: {self.spec}; recorded {self._record.state}>"
@@ -66,11 +68,12 @@ class Lifecycle:
     @property
     def record(self) -> VMRecord:
         """What the harness believes; an end that came in order has been noted in it."""
-        if self._changing.acquire(blocking=False):
-            try:
-                self._settle()
-            finally:
-                self._changing.release()
+        with self._looking:
+            if self._changing.acquire(blocking=False):
+                try:
+                    self._settle()
+                finally:
+                    self._changing.release()
         return self._record
 
     @property
@@ -167,7 +170,9 @@ class Lifecycle:
         services = self._services
         deadline = Deadline.after(self.spec.boot_timeout)
         if not self._is_prepared:
-            services.provisioner.prepare(self._plan, self._run_dir, self._prepared)
+            with ExitStack() as stack:
+                services.provisioner.prepare(self._plan, self._run_dir, stack)
+                self._prepared = stack.pop_all()
             self._is_prepared = True
         self.stopped_by = None
         live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
@@ -190,8 +195,7 @@ class Lifecycle:
         """
         with self._change("stop"):
             live = self._running()
-            can_answer = live.plan.guest and live.ready and self.state == "running"
-            self._end(live, "powerdown" if graceful and can_answer else "quit")
+            self._end(live, live.gentlest_step() if graceful else "quit")
 
     def kill(self) -> None:
         """End QEMU by SIGKILL, as a power cut would. Raises NotRunning."""
@@ -202,8 +206,7 @@ class Lifecycle:
         """Stop it, if it runs, and start it anew with the same disks; valid after a kill from outside."""
         with self._change("restart"):
             if self._live is not None and self._live.alive:
-                can_answer = self._live.plan.guest and self._live.ready and self.state == "running"
-                self._end(self._live, "powerdown" if can_answer else "quit")
+                self._end(self._live, self._live.gentlest_step())
             self._start()
 
     def reset(self) -> None:
@@ -220,22 +223,24 @@ class Lifecycle:
 
     def pause(self) -> None:
         """Stop its processors. Raises NotRunning, and VMStateError unless it is running."""
-        self._switch("stop", "STOP", "running", "paused")
+        with self._change("pause"):
+            self._switch("stop", "STOP", "running", "paused")
 
     def resume(self) -> None:
         """Let its processors run on. Raises NotRunning, and VMStateError unless it is paused."""
-        self._switch("cont", "RESUME", "paused", "running")
+        with self._change("resume"):
+            self._switch("cont", "RESUME", "paused", "running")
 
     def delete(self) -> None:
         """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent."""
         with self._change("delete", patience=self.spec.boot_timeout + STOP_SECONDS):
-            if self._live is not None:
-                self._end(self._live, "quit")
-            try:
-                self._prepared.close()
-            finally:
-                self._is_prepared = False
-                self._services.registry.vm_deleted(self)
+            # Whatever goes wrong: nobody looks after it any more, so it must not come back to life.
+            self._is_deleted = True
+            with ExitStack() as stack:
+                stack.callback(self._services.registry.vm_deleted, self)
+                stack.callback(self._prepared.close)
+                if self._live is not None:
+                    self._end(self._live, "quit")
 
     def wait_stopped(self, timeout: float = STOP_SECONDS) -> None:
         """Wait until QEMU has ended, as after the guest switched itself off; ``timeout`` in seconds.
@@ -255,10 +260,15 @@ class Lifecycle:
         Whoever comes second is told, not queued; ``patience`` is how many seconds it may be queued all the
         same, for those who cannot do without.
         """
-        if not self._changing.acquire(timeout=patience):
+        # Whoever only looks at the record holds the right for a moment, and must not be taken for a change.
+        with self._looking:
+            taken = self._changing.acquire(blocking=False)
+        if not taken and not self._changing.acquire(timeout=Deadline.after(patience).remaining):
             kind = AlreadyRunning if what == "start" else VMStateError
             raise kind(f"cannot {what} VM {self.name!r}: another thread is changing its state")
         try:
+            if self._is_deleted and what != "delete":
+                raise VMStateError(f"cannot {what} VM {self.name!r}: it has been deleted")
             self._settle()
             yield
         finally:

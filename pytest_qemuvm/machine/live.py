@@ -216,6 +216,16 @@ class Live:
         reasons = [event.data.get("reason") for event in self.qmp.events if event.name == "SHUTDOWN"]
         return bool(reasons) and "host-signal" not in reasons
 
+    def gentlest_step(self) -> StopStep:
+        """Return where the ladder begins: at the power button only where a guest runs that may notice it."""
+        if not (self.plan.guest and self.ready):
+            return "quit"
+        try:
+            status = self.qmp.execute("query-status", timeout=STEP_SECONDS["quit"])["status"]
+        except QmpError:  # a QEMU that does not even answer this is stopped all the same
+            return "quit"
+        return "powerdown" if status == "running" else "quit"
+
     def stop(self, first: StopStep) -> StopStep | None:
         """End QEMU, going up the ladder until a step works; return which one did (None: it had ended before).
 

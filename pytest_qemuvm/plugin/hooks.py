@@ -53,12 +53,23 @@ class SessionHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Attach to a report what the test's machines have to say."""
-        report = yield
-        if self._state.harness is not None:
-            from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
+        """Attach to a report what the test's machines have to say, and show the test's lines, not ours."""
+        if self._state.harness is None:
+            report = yield
+            self._locate_skip(report, item, call)
+            return report
+        from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
+        from pytest_qemuvm.plugin.traceback import shortened, without_causes  # noqa: PLC0415
 
-            complete(report, item, call, self._state)
+        if item.config.option.fulltrace:
+            report = yield
+        else:
+            with shortened(call):
+                report = yield
+            if call.excinfo is not None:
+                without_causes(call.excinfo.value, report.longrepr)
+        self._locate_skip(report, item, call)
+        complete(report, item, call, self._state)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -83,6 +94,12 @@ class SessionHooks:
     def pytest_unconfigure(self) -> None:
         """End what is left, should the session fixture's own end not have come."""
         self._state.close()
+
+    def _locate_skip(self, report: pytest.TestReport, item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+        if report.skipped and call.excinfo is not None:
+            from pytest_qemuvm.plugin.needs import locate_skip  # noqa: PLC0415
+
+            locate_skip(report, item, call.excinfo.value)
 
     def _skip_if_dry(self, error: Exception) -> None:
         from pytest_qemuvm.errors import NotSupportedInDryRun  # noqa: PLC0415

@@ -38,7 +38,7 @@ def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
     try:
         spec = VMSpec().with_keywords(merged(marks), WHERE)
     except QemuVMError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     for need in spec.needs:
         reason = _unmet(need, state)
         if reason:
@@ -49,7 +49,17 @@ def skip(reason: str, state: SessionState) -> None:
     """Skip the test for a missing capability; under --qemu-strict that is a failure."""
     if state.settings.strict:
         pytest.fail(f"{reason} (a failure because of --qemu-strict)", pytrace=False)
-    pytest.skip(reason)
+    skipped = pytest.skip.Exception(reason)
+    skipped.qemuvm_reason = reason  # type: ignore[attr-defined]  # for locate_skip
+    raise skipped
+
+
+def locate_skip(report: pytest.TestReport, item: pytest.Item, error: BaseException) -> None:
+    """Let a skip of ours point to the test, as pytest's own marks do, and not to a line in here."""
+    reason = getattr(error, "qemuvm_reason", None)
+    if reason is not None:
+        path, line, _ = item.reportinfo()
+        report.longrepr = (str(path), (line or 0) + 1, f"Skipped: {reason}")
 
 
 def _unmet(need: str, state: SessionState) -> str | None:

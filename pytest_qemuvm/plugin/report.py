@@ -35,8 +35,10 @@ def complete(
     if call.when == "teardown":
         return
     if report.failed:
+        # A LaunchError shows the command line itself, 3,000 characters; a GuestBootError the console's end.
+        said = str(call.excinfo.value) if call.excinfo is not None else ""
         for vm in vms:
-            report.sections.extend(sections(vm))
+            report.sections.extend((title, text) for title, text in sections(vm) if text not in said)
     keep = state.settings.keep
     if (keep == "always" and call.when == "call") or (keep != "never" and report.failed):
         directory = artifacts_of(item.nodeid, state)

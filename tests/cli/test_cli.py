@@ -38,6 +38,17 @@ def test_an_error_is_told_in_full_and_is_status_1(qemuvm, monkeypatch):
     assert "hint: " in err
 
 
+def test_what_the_system_refuses_is_told_without_a_traceback(qemuvm, monkeypatch, tmp_path):
+    def refused(*_args, **_more):
+        (tmp_path / "nothing").read_text()
+
+    monkeypatch.setattr("pytest_qemuvm.cli.doctor.survey", refused)
+    status, _, err = qemuvm("doctor")
+    assert status == 1
+    assert err.startswith("qemuvm: ")
+    assert "nothing" in err
+
+
 def test_details_are_printed_line_by_line(capsys):
     cli.print_error(QemuVMError("it broke", "first\nsecond", "mend it"))
     assert capsys.readouterr().err == "qemuvm: it broke\n  first\n  second\nhint: mend it\n"

@@ -75,6 +75,12 @@ def test_a_cache_that_cannot_be_made(doctor, cache):
     assert "QEMUVM_CACHE" in rows["cache directory"]["remedy"]
 
 
+def test_a_cache_where_one_may_not_even_look(doctor, monkeypatch):
+    monkeypatch.setenv("QEMUVM_CACHE", "/" + 300 * "x")  # no right to look, or no such name: both raise
+    _, _, rows = doctor()
+    assert "cache directory" in rows
+
+
 def test_the_size_of_the_cache(doctor, cache):
     cache.mkdir()
     (cache / "big").write_bytes(b"x" * 5 * 1024 * 1024)

@@ -106,3 +106,11 @@ def test_a_kernel_without_a_way_to_the_agent_is_refused(tmp_path, parts):
         build_tiny(tmp_path, kernel=kernel, busybox=parts["busybox"])
     assert "virtio_console" in caught.value.brief
     assert [path for path in (tmp_path / "tiny").iterdir() if path.is_dir()] == []
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(tmp_path, parts):
+    (tmp_path / "tiny").write_text("in the way")
+    with pytest.raises(GuestUnavailable) as caught:
+        build_tiny(tmp_path, **parts)
+    assert str(tmp_path) in caught.value.details
+    assert "QEMUVM_CACHE" in caught.value.hint

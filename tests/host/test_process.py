@@ -1,6 +1,8 @@
 import os
+import select
 import signal
 import sys
+import threading
 
 import psutil
 import pytest
@@ -51,6 +53,23 @@ def test_a_killed_process_says_so_and_signals_to_the_dead_are_no_error(python):
     process.signal(signal.SIGTERM)
     process.close()
     process.close()
+
+
+def test_that_it_has_ended_is_seen_also_while_another_thread_is_about_to_reap_it(python):
+    process = python("import sys; sys.exit(7)")
+    ended = select.poll()
+    ended.register(process.fileno(), select.POLLIN)
+    ended.poll()
+    reaping = process._popen._waitpid_lock
+    reaping.acquire()
+    threading.Timer(0.05, reaping.release).start()
+    assert process.status() == 7
+
+
+def test_it_can_be_asked_after_it_was_closed(python):
+    process = python("import time; time.sleep(60)")
+    process.close()
+    assert process.wait(Deadline.after(0)) == process.status() == -signal.SIGKILL
 
 
 def test_only_the_descriptors_that_were_named_are_inherited(python, tmp_path):

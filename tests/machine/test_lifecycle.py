@@ -345,3 +345,57 @@ def test_a_hundred_rounds_leave_nothing_behind(vm_factory, qemuvm):
     assert not list(qemuvm.root.iterdir())
     left = {process.pid for process in psutil.Process().children(recursive=True)} - children
     assert len(left) <= 1  # the reaper, if this is the session's first test
+
+
+@pytest.mark.parametrize("act", ["start", "restart", "stop", "pause"])
+def test_a_deleted_vm_does_not_come_back_to_life(vm_factory, qemuvm, act):
+    vm = vm_factory()
+    vm.delete()
+    with pytest.raises(VMStateError, match="deleted"):
+        getattr(vm, act)()
+    vm.delete()
+    assert (vm.pid, vm.run_dir.exists()) == (None, False)
+
+
+def test_who_looks_at_the_record_is_in_nobodys_way(vm_factory):
+    vm = vm_factory()
+    enough = threading.Event()
+
+    def look():
+        while not enough.is_set():
+            assert vm.record.name == vm.name
+
+    observers = [threading.Thread(target=look) for _ in range(2)]
+    for observer in observers:
+        observer.start()
+    try:
+        for _ in range(5):
+            vm.stop()
+            vm.start()
+    finally:
+        enough.set()
+        for observer in observers:
+            observer.join()
+
+
+def test_a_pause_that_is_under_way_is_a_change_like_any_other(vm_factory):
+    vm = vm_factory()
+    with vm._change("stop"), pytest.raises(VMStateError):
+        vm.pause()
+    assert vm.state == "running"
+
+
+def test_a_start_that_could_not_be_prepared_is_tried_again_from_the_beginning(vm_factory, tmp_path):
+    image = tmp_path / "disk.qcow2"
+    image.write_bytes(b"no image")
+    vm = vm_factory(start=False, disks=[DiskSpec(path=image)])
+    for _ in range(2):
+        with pytest.raises(SpecError, match="not a qcow2 image"):
+            vm.start()
+        assert not vm.run_dir.exists()
+
+
+def test_a_boot_that_is_given_for_ever_can_be_deleted(vm_factory, qemuvm):
+    vm = vm_factory(boot_timeout=float("inf"))
+    vm.delete()
+    assert vm not in qemuvm.vms()

@@ -179,7 +179,7 @@ def test_m8_strict_fails_a_skip_for_a_missing_capability(pytester, run):
     )
     lenient = run("--qemu-real", "--qemu-accel=tcg", "-rs")
     lenient.assert_outcomes(passed=1, skipped=1)
-    lenient.stdout.fnmatch_lines(["*SKIPPED*needs kvm*tcg proven*"])
+    lenient.stdout.fnmatch_lines(["SKIPPED * test_m8*.py:3: needs kvm*tcg proven*"])
     strict = run("--qemu-real", "--qemu-accel=tcg", "--qemu-strict")
     strict.assert_outcomes(passed=1, errors=1)
 
@@ -199,7 +199,7 @@ def test_dry_run_plans_everything_creates_nothing_and_skips(pytester, run, remai
             "*plan of web for *::test_later*",
         ]
     )
-    result.stdout.fnmatch_lines(["SKIPPED*VM 'vm0' was planned, not started*"])
+    result.stdout.fnmatch_lines(["SKIPPED * test_dry*.py:3: *VM 'vm0' was planned, not started*"])
     assert remains.files() == []
 
 

@@ -87,3 +87,52 @@ def test_machines_of_wider_scope_are_reported_too(pytester, run):
         + "def test_it(server): assert 0\n"
     )
     run("--qemu-real").stdout.fnmatch_lines(["*VM server: command line*"])
+
+
+WRONG = BARE + (
+    "def test_refused(vm):\n    vm.qmp.execute('device_del', {'id': 'nobody'})\n"
+    "@pytest.mark.qemuvm(args=('-device', 'nothing'))\ndef test_launch(vm): pass\n"
+    "@pytest.fixture\ndef mine(vm_factory): return vm_factory(memory='512X')\n"
+    "def test_spec(mine): pass\n"
+)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")])
+def test_an_error_of_the_harness_is_shown_at_the_tests_own_line(pytester, run, workers):
+    pytester.makepyfile(test_m=WRONG)
+    result = run("--qemu-real", *workers)
+    result.assert_outcomes(failed=1, errors=2)
+    shown = result.stdout.str()
+    assert ">       vm.qmp.execute('device_del', {'id': 'nobody'})" in shown
+    assert "def mine(vm_factory): return vm_factory(memory='512X')" in shown
+    assert "LaunchError: QEMU ended" in shown
+    for inside in ("/qmp/", "/machine/", "/spec/", "raise ", "direct cause"):
+        assert inside not in shown
+    # Once, in the error itself.
+    assert shown.count("-device nothing") == 2
+
+
+def test_the_full_trace_shows_the_way_through_the_harness(pytester, run):
+    pytester.makepyfile(test_m=WRONG)
+    shown = run("--qemu-real", "--full-trace").stdout.str()
+    assert "direct cause" in shown
+    assert "/machine/" in shown
+
+
+def test_what_the_test_was_handling_stays_in_the_report(pytester, run):
+    pytester.makepyfile(
+        BARE
+        + "def test_it(vm):\n"
+        + "    try:\n        raise KeyError('of the test')\n"
+        + "    except KeyError:\n        vm.qmp.execute('device_del', {'id': 'nobody'})\n"
+    )
+    run("--qemu-real").stdout.fnmatch_lines(
+        ["*KeyError: 'of the test'*", "*During handling of the above*", "*CommandError: QEMU refused*"]
+    )
+
+
+def test_a_wrong_mark_is_told_once(pytester, run):
+    pytester.makepyfile("import pytest\n@pytest.mark.qemuvm(memroy='1G')\ndef test_it(): pass\n")
+    result = run("--qemu-dry-run")
+    result.assert_outcomes(errors=1)
+    assert result.stdout.str().count("did you mean 'memory'?") == 1
