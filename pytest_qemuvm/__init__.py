@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.guest.channel import ExecResult
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import (
+        CdromSpec,
         CpuSpec,
         DiskSpec,
         MemorySpec,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VM",
+    "CdromSpec",
     "CpuSpec",
     "DiskSpec",
     "ExecResult",
@@ -41,6 +43,7 @@ __all__ = [
 
 _HOMES = {
     "VM": "pytest_qemuvm.machine.vm",
+    "CdromSpec": "pytest_qemuvm.spec.devices",
     "CpuSpec": "pytest_qemuvm.spec.devices",
     "MemorySpec": "pytest_qemuvm.spec.devices",
     "DiskSpec": "pytest_qemuvm.spec.devices",

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 Bus = Literal["slot", "scsi", "usb", "vserial", "board"]
 """Where a device sits: a PCI slot, one of the built-in controllers, or the board itself (CPU, memory)."""
 
-Parting = Literal["asked", "at once", "polled"]
+Parting = Literal["asked", "at once", "polled", "emptied"]
 """How a device goes: the guest is asked, and QEMU tells when it agreed; without the guest being asked; or
-without QEMU telling, so that it has to be looked at."""
+without QEMU telling, so that it has to be looked at; or it only gives back what it holds and stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.devices.cdrom import CDROM
 from pytest_qemuvm.devices.cpu import CPU
-from pytest_qemuvm.devices.dimm import DIMM
 from pytest_qemuvm.devices.disk import DISK
+from pytest_qemuvm.devices.memory import MEMORY
 from pytest_qemuvm.devices.nic import NIC
 from pytest_qemuvm.devices.rng import RNG
 from pytest_qemuvm.devices.serial import SERIAL
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.kind import DeviceKind
 
-BUILT_IN: tuple[DeviceKind, ...] = (DISK, NIC, SERIAL, RNG, USB, DIMM, CPU)
+BUILT_IN: tuple[DeviceKind, ...] = (DISK, NIC, SERIAL, RNG, USB, CDROM, MEMORY, CPU)
 
 
 def kind_of(spec: object, kinds: Iterable[DeviceKind]) -> DeviceKind:

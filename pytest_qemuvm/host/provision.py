@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun
-from pytest_qemuvm.host.images import make_image
+from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.paths import runtime_root
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
@@ -51,6 +51,9 @@ class Provisioner(Protocol):
 
     def make_disk(self, image: ImagePlan) -> None:
         """Make an image file that belongs to the session; its directory too, if need be."""
+
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Make an image that nobody has open larger; ``size`` in bytes."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
@@ -104,6 +107,10 @@ class RealProvisioner:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         make_image(image, path)
 
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Make an image larger."""
+        grow_image(path, image_format, size)
+
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
         ours: dict[str, socket.socket] = {}
@@ -150,6 +157,9 @@ class PlanningProvisioner:
             f"dry-run: the disk {Path(image.path).name!r} was planned, not made",
             hint="run with --qemu-real for a real one",
         )
+
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Grow nothing: no disk was made."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Say that there will be no machine; the plan has been made and checked by then."""

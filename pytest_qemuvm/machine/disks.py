@@ -7,20 +7,30 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.place import Image
-from pytest_qemuvm.errors import AlreadyAttached, DiskExists, DiskNotFound, InUse, NotAttached, nearest
+from pytest_qemuvm.errors import (
+    AlreadyAttached,
+    DiskExists,
+    DiskNotFound,
+    InUse,
+    NotAttached,
+    SpecError,
+    nearest,
+)
 from pytest_qemuvm.plan.model import ImagePlan
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pytest_qemuvm.host.provision import Provisioner
-    from pytest_qemuvm.machine.hotplug import HotDevice
+    from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import DiskBus, DiskFormat
 
+RESIZE_SECONDS = 30.0
 SERIAL_LENGTH = 20
 """Characters of a serial that virtio passes on to the guest."""
 
@@ -44,8 +54,11 @@ class DiskRecord:
 class Disk:
     """An image file that VMs can be given and that outlives them; made by ``disk_factory``."""
 
-    def __init__(self, record: DiskRecord, forget: Callable[[Disk], None]) -> None:
+    def __init__(
+        self, record: DiskRecord, forget: Callable[[Disk], None], grow: Callable[[Path, str, int], None]
+    ) -> None:
         self.record = record
+        self._grow_image = grow
         self._forget = forget
         self._attached: list[tuple[VM, HotDevice]] = []
         self._lock = threading.RLock()
@@ -98,6 +111,30 @@ class Disk:
             self.path.unlink(missing_ok=True)
             self._forget(self)
 
+    def resize(self, size: int | str, timeout: float = RESIZE_SECONDS) -> None:
+        """Make it larger, also while it is attached: QEMU, and the guest if there is one, has the size then.
+
+        Raises SpecError for a size that is smaller than it was, because what lies beyond would be lost.
+        """
+        wanted = parse_size(size, "disk size")
+        if wanted % 512 or wanted < self.size:
+            raise SpecError(f"disk {self.name!r} cannot go from {self.size} to {wanted} bytes")
+        with self._lock:
+            self._settle()
+            if any(_is_read_only(device) for _, device in self._attached):
+                raise InUse(f"disk {self.name!r} is attached read-only", holder=self._attached[0][0].name)
+            for vm, device in self._attached:
+                self._resize_attached(vm, device, wanted, timeout)
+            if not self._attached:
+                self._grow(wanted)
+            self.record.size = wanted
+
+    def _resize_attached(self, vm: VM, device: HotDevice, size: int, timeout: float) -> None:
+        vm.qmp.execute("block_resize", {"node-name": f"{device.id}-fmt", "size": size}, timeout=timeout)
+        if vm.plan.guest and vm.state == "running":
+            link = f"/dev/disk/by-id/*[-_]{self.serial}"
+            vm.wait_until_succeeds(f"test $(blockdev --getsize64 {link}) = {size}", timeout)
+
     def discard(self) -> None:
         """Take it away from whoever has it, and delete it: the end of what ``disk_factory`` made."""
         with self._lock:
@@ -135,6 +172,9 @@ class Disk:
                     return
             where = f"it is attached to {self.holder!r}" if self.holder else "it is attached to none"
             raise NotAttached(f"disk {self.name!r} is not attached to VM {vm.name!r}", where)
+
+    def _grow(self, size: int) -> None:
+        self._grow_image(self.path, self.record.format, size)
 
     @property
     def _format(self) -> DiskFormat:
@@ -176,7 +216,11 @@ class DiskShelf:
             path = self.directory / f"{name}.{spec.format}"
             self._provisioner.make_disk(ImagePlan(str(path), spec.format, spec.bytes))
             serial = spec.serial or name[:SERIAL_LENGTH]
-            disk = Disk(DiskRecord(name, path, spec.format, spec.bytes, serial), self._forget)
+            disk = Disk(
+                DiskRecord(name, path, spec.format, spec.bytes, serial),
+                self._forget,
+                self._provisioner.grow_disk,
+            )
             self._disks[name] = disk, owner
         return disk
 

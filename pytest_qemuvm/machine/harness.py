@@ -20,9 +20,10 @@ from pytest_qemuvm.plan import Surroundings, plan_machine
 from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
@@ -41,7 +42,12 @@ class Harness:
     """What the fixture ``qemuvm`` gives: the session's mode, its VMs, and the making of them."""
 
     def __init__(
-        self, settings: Settings, capabilities: Capabilities, cache: Path, progress: Callable[[str], None]
+        self,
+        settings: Settings,
+        capabilities: Capabilities,
+        cache: Path,
+        progress: Callable[[str], None],
+        kinds: Sequence[DeviceKind] = BUILT_IN_KINDS,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -63,7 +69,7 @@ class Harness:
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
         self._shelf = DiskShelf(self.disk_dir, self._provisioner)
-        self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, BUILT_IN_KINDS)
+        self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, kinds)
 
     @property
     def mode(self) -> str:

@@ -7,12 +7,12 @@ import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import Supplies
 from pytest_qemuvm.devices.place import Image, Place
 from pytest_qemuvm.devices.registry import kind_of
-from pytest_qemuvm.devices.steps import AddBlockNode
+from pytest_qemuvm.devices.steps import AddBlockNode, Command
 from pytest_qemuvm.errors import (
     CommandError,
     InUse,
@@ -27,6 +27,7 @@ from pytest_qemuvm.errors import (
 )
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS, Cdrom, HotDevice, ResizableMemory, handle_for
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.plan.images import image_for
 from pytest_qemuvm.plan.slots import SlotLedger
@@ -36,13 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_qemuvm.devices.kind import DeviceKind
-    from pytest_qemuvm.devices.steps import Command, Fragment
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
 PLUG_SECONDS = 30.0
-UNPLUG_SECONDS = 30.0
 SETTLED = "/run/qemuvm/settled"
 """The built-in guest makes this file when its hot-plug services run."""
 _RETRY_SECONDS = 0.05
@@ -50,61 +50,6 @@ _RETRY_SECONDS = 0.05
 _GONE = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
 _OST_REFUSED = 130
 """The status by which a guest refuses to give memory back: no other event tells (ACPI _OST, measured)."""
-
-
-class HotDevice:
-    """A device that was plugged into a running machine. As a context manager it is unplugged on leaving."""
-
-    def __init__(
-        self, engine: HotPlug, kind: DeviceKind, spec: DeviceSpec, supplies: Supplies, fragment: Fragment
-    ) -> None:
-        self.kind = kind
-        self.spec = spec
-        self.supplies = supplies
-        self.fragment = fragment
-        self.plugged = False
-        """True from the end of a plug to the end of an unplug."""
-        self._engine = engine
-
-    def __repr__(self) -> str:
-        return f"<HotDevice {self.id!r}: {self.spec}; {'plugged' if self.plugged else 'gone'}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self.present:
-            self.unplug()
-
-    @property
-    def id(self) -> str:
-        """Its id in QEMU, unique for the life of the VM."""
-        return self.supplies.place.id
-
-    @property
-    def present(self) -> bool:
-        """True while it is plugged and its machine runs."""
-        return self.plugged and self._engine.alive
-
-    @property
-    def mac(self) -> str | None:
-        """The address of a NIC."""
-        return self.supplies.mac
-
-    @property
-    def path(self) -> Path | None:
-        """The unix socket behind a serial port, or the image behind a disk."""
-        if self.supplies.image is not None:
-            return Path(self.supplies.image.path)
-        return Path(self.supplies.path) if self.supplies.path else None
-
-    def unplug(self, timeout: float = UNPLUG_SECONDS) -> None:
-        """Unplug it and return when it is gone, backends included; ``timeout`` in seconds.
-
-        Raises NotAttached if it is gone already, UnplugRejected where the guest refuses, UnplugTimeout where
-        it does not answer; it is still plugged then.
-        """
-        self._engine.unplug(self, Deadline.after(timeout))
 
 
 class HotPlug:
@@ -128,6 +73,16 @@ class HotPlug:
         return self._live.alive
 
     @property
+    def has_guest(self) -> bool:
+        """True where there is a guest to act on what it is told."""
+        return self._live.channel is not None
+
+    @property
+    def qmp(self) -> Qmp:
+        """The machine's monitor."""
+        return self._live.qmp
+
+    @property
     def devices(self) -> tuple[HotDevice, ...]:
         """What is plugged now."""
         return tuple(self._devices)
@@ -145,7 +100,7 @@ class HotPlug:
             name = self._next_id(kind.name)
             supplies = self._supply(kind, spec, name, image, undo)
             fragment = kind.fragment(spec, supplies)
-            device = HotDevice(self, kind, spec, supplies, fragment)
+            device = handle_for(spec)(self, kind, spec, supplies, fragment)
             for step in fragment.steps:
                 self._execute(step.plug(), deadline)
                 undo.callback(self._undo, step.unplug(), device)
@@ -153,6 +108,9 @@ class HotPlug:
             device.supplies = self._look(device)
             self._await_guest(device, deadline)
             device.plugged = True
+            if isinstance(device, ResizableMemory):
+                undo.callback(setattr, device, "plugged", False)
+                device.fill(deadline.remaining)
             self._devices.append(device)
             undo.pop_all()
         return device
@@ -247,7 +205,7 @@ class HotPlug:
         """Return the supplies with what only the plugged device can tell."""
         supplies = device.supplies
         facts = dict(supplies.facts)
-        if device.kind.needs == "address":
+        if device.kind.needs == "address" and device.kind.bus(device.spec) == "board":
             (found,) = (
                 entry["data"]
                 for entry in self._live.qmp.execute("query-memory-devices")
@@ -289,12 +247,17 @@ class HotPlug:
             if device not in self._devices or not self._live.alive:
                 device.plugged = False
                 raise NotAttached(f"{device.id!r} is not plugged in any more")
+            if device.kind.parting(device.spec) == "emptied":
+                # It stays in QEMU, and in its slot, for the life of the machine: an empty shell.
+                assert isinstance(device, ResizableMemory)
+                device.resize(0, deadline.remaining)
+                self._devices.remove(device)
+                device.plugged = False
+                return
             self._part(device, deadline)
             self._devices.remove(device)
             device.plugged = False
-            for step in reversed(device.fragment.steps[:-1]):
-                undo = step.unplug()
-                self._live.qmp.execute(undo.name, dict(undo.arguments), timeout=deadline)
+            self._remove_backends(device, deadline)
             self._verify_absent(device)
             place = device.supplies.place
             if place.bus:
@@ -302,6 +265,15 @@ class HotPlug:
             self._await_gone_in_guest(device, deadline)
         if device.supplies.image is not None and device.supplies.image.path.startswith(f"{self._run_dir}/"):
             Path(device.supplies.image.path).unlink(missing_ok=True)
+
+    def _remove_backends(self, device: HotDevice, deadline: Deadline) -> None:
+        """Remove what was behind the device, the upper before the lower."""
+        if isinstance(device, Cdrom):
+            commands = [Command("blockdev-del", {"node-name": node}) for node in device.medium_nodes()]
+        else:
+            commands = [step.unplug() for step in reversed(device.fragment.steps[:-1])]
+        for command in commands:
+            self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
 
     def _part(self, device: HotDevice, deadline: Deadline) -> None:
         """Have QEMU, and the guest, let the device go; wait until they have."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.machine.hotplug import PLUG_SECONDS, UNPLUG_SECONDS
+from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
+from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
 from pytest_qemuvm.machine.outside import Outside
 
 if TYPE_CHECKING:
     from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.hotplug import HotDevice
+    from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.spec.devices import DiskBus
 
 

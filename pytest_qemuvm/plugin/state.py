@@ -48,7 +48,9 @@ class SessionState:
         if self.harness is None:
             from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
 
-            self.harness = Harness(self.settings, self.capabilities, self.cache, self._progress)
+            found = self.config.hook.pytest_qemuvm_device_kinds(config=self.config)
+            kinds = tuple(kind for kinds in found for kind in kinds)
+            self.harness = Harness(self.settings, self.capabilities, self.cache, self._progress, kinds)
         return self.harness
 
     def close(self) -> None:

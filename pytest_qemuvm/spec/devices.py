@@ -152,18 +152,49 @@ class CpuSpec(DeviceSpec):
 
 @dataclass(frozen=True, slots=True)
 class MemorySpec(DeviceSpec):
-    """More memory: a DIMM of ``size``, a multiple of 128 MiB, the least that Linux takes on x86_64."""
+    """More memory.
+
+    ``kind="dimm"``: a memory module, all of it or nothing. ``kind="virtio-mem"``: a device that can be
+    resized up to its ``size`` while it is plugged; an unplug only empties it. Sizes are multiples of 128 MiB,
+    the least that Linux takes on x86_64.
+    """
 
     size: int | str
+    kind: Literal["dimm", "virtio-mem"] = "dimm"
 
     def __post_init__(self) -> None:
-        size = parse_size(self.size, "DIMM size")
-        if size % DIMM_BLOCK:
-            raise SpecError(f"DIMM size: {self.size!r} is not a multiple of 128M")
-        object.__setattr__(self, "size", size)
+        one_of(self.kind, Literal["dimm", "virtio-mem"], "kind of memory")
+        object.__setattr__(self, "size", memory_blocks(self.size))
 
     @property
     def bytes(self) -> int:
         """The size in bytes."""
         assert isinstance(self.size, int)
         return self.size
+
+
+def memory_blocks(size: int | str) -> int:
+    """Return a size of memory in bytes. Raises SpecError unless it is a multiple of 128 MiB."""
+    wanted = parse_size(size, "memory size")
+    if wanted % DIMM_BLOCK:
+        raise SpecError(f"memory size: {size!r} is not a multiple of 128M")
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class CdromSpec(DeviceSpec):
+    """A CD drive with a medium, an ISO image or any file, that is only read; without one it is empty."""
+
+    path: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            object.__setattr__(self, "path", medium_path(self.path))
+
+
+def medium_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a medium. Raises SpecError where there is no such file."""
+    found = Path(path)
+    if not found.is_file():
+        raise SpecError(f"no medium at {found}")
+    return found.absolute()

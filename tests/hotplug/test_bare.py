@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_qemuvm import CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+from pytest_qemuvm import CdromSpec, CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
 from pytest_qemuvm.errors import NoFreeSlot, NotAttached, NotRunning, SpecError
 
 KINDS = {
@@ -16,6 +16,8 @@ KINDS = {
     "usb-kbd": UsbSpec(),
     "serial": SerialSpec("metrics"),
     "rng": RngSpec(),
+    "empty-cdrom": CdromSpec(),
+    "cdrom": CdromSpec(__file__),
 }
 
 
@@ -113,6 +115,47 @@ def test_memory_and_processors_come_without_a_guest(vm_factory):
         vm.hotplug(CpuSpec())
     with pytest.raises(ValueError, match="128M"):
         MemorySpec("100M")
+
+
+def test_a_medium_goes_in_and_out(vm_factory, tmp_path):
+    vm = vm_factory()
+    before = graph(vm)
+    media = [tmp_path / "one.iso", tmp_path / "two.iso"]
+    for medium in media:
+        medium.write_bytes(bytes(4096))
+    with vm.hotplug(CdromSpec(media[0])) as drive:
+
+        def inserted():
+            (found,) = (entry for entry in vm.qmp.execute("query-block") if entry["qdev"] == drive.id)
+            return found["inserted"]["file"] if "inserted" in found else None
+
+        assert inserted() == str(media[0])
+        drive.change_medium(media[1])
+        assert inserted() == str(media[1])
+        drive.eject()
+        drive.eject()
+        assert inserted() is None
+        drive.change_medium(media[0])
+        with pytest.raises(SpecError):
+            drive.change_medium(tmp_path / "three.iso")
+        assert inserted() == str(media[0])
+    assert graph(vm) == before
+    with pytest.raises(NotAttached):
+        drive.eject()
+
+
+def test_resizable_memory_is_there_without_a_guest_to_take_it(vm_factory):
+    vm = vm_factory()
+    with vm.hotplug(MemorySpec("512M", kind="virtio-mem")) as device:
+        (found,) = vm.qmp.execute("query-memory-devices")
+        assert found["data"]["requested-size"] == 512 * 1024**2
+        device.resize("128M")
+        with pytest.raises(SpecError):
+            device.resize("1G")
+        with pytest.raises(SpecError):
+            device.resize("100M")
+    (found,) = vm.qmp.execute("query-memory-devices")
+    assert found["data"]["requested-size"] == 0
 
 
 def test_a_plugged_device_is_gone_with_its_machine(vm_factory):

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from pytest_qemuvm import CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
-from pytest_qemuvm.errors import UnplugTimeout
+from pytest_qemuvm import CdromSpec, CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+from pytest_qemuvm.errors import DiskStateError, SpecError, UnplugTimeout, VMStateError
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,78 @@ def test_memory_is_used_at_once_and_given_back(tiny):
     with tiny.hotplug(MemorySpec("256M")):
         assert memory(tiny) == before + 256 * 1024**2
     assert memory(tiny) == before
+
+
+def test_resizable_memory_grows_and_shrinks(vm_factory):
+    vm = vm_factory(template="tiny")
+    before = memory(vm)
+    with vm.hotplug(MemorySpec("512M", kind="virtio-mem")) as device:
+        assert memory(vm) == before + 512 * 1024**2
+        device.resize("128M")
+        assert memory(vm) == before + 128 * 1024**2
+        device.resize("256M")
+        assert memory(vm) == before + 256 * 1024**2
+    assert memory(vm) == before
+
+
+def test_the_balloon_takes_memory_and_gives_it_back(vm_factory):
+    vm = vm_factory(template="tiny", balloon=True)
+    before = memory(vm)
+    vm.balloon("192M")
+    assert memory(vm) < before - 48 * 1024**2
+    vm.balloon("256M")
+    assert memory(vm) >= before - 4 * 1024**2
+    with pytest.raises(SpecError):
+        vm.balloon("1G")
+
+
+def test_without_a_balloon_there_is_nothing_to_inflate(tiny):
+    with pytest.raises(VMStateError):
+        tiny.balloon("128M")
+
+
+def test_a_medium_is_read_changed_and_held_while_it_is_mounted(tiny, tmp_path):
+    media = []
+    for name in ("one", "two"):
+        media.append(tmp_path / f"{name}.iso")
+        media[-1].write_bytes(name.encode().ljust(64 * 1024, b"."))
+    with tiny.hotplug(CdromSpec(media[0])) as drive:
+        device = "/dev/sr0"
+        assert tiny.run(f"head -c 3 {device}").stdout == "one"
+        drive.change_medium(media[1])
+        tiny.wait_until_succeeds(f"test $(head -c 3 {device}) = two")
+        drive.eject()
+        assert not tiny.run(f"head -c 3 {device}", check=False).ok
+
+
+def test_a_mounted_medium_is_held_by_the_guest(tiny, tmp_path):
+    medium = tmp_path / "ext2.img"
+    medium.write_bytes(bytes(1024 * 1024))
+    with tiny.hotplug(DiskSpec(path=medium, format="raw", serial="made")) as disk:
+        tiny.run("mke2fs -b 2048 /dev/disk/by-id/virtio-made && sync")
+        tiny.run("dd if=/dev/disk/by-id/virtio-made of=/tmp/medium bs=64k")
+        assert disk.present
+    tiny.pull("/tmp/medium", medium)
+    with tiny.hotplug(CdromSpec(medium)) as drive:
+        tiny.run("mount -t ext2 -o ro /dev/sr0 /mnt")
+        with pytest.raises(DiskStateError):
+            drive.eject()
+        tiny.run("umount /mnt")
+        tiny.wait_until_succeeds("! grep /mnt /proc/mounts")
+        drive.eject(force=True)
+
+
+def test_a_disk_grows_while_it_is_attached(tiny, disk_factory):
+    disk = disk_factory("16M", serial="grows")
+    tiny.attach(disk)
+    disk.resize("64M")
+    assert tiny.run("lsblk -dno SIZE /dev/disk/by-id/*grows").stdout.strip() == "64M"
+    tiny.detach(disk)
+    disk.resize("1G")
+    tiny.attach(disk, bus="scsi")
+    assert tiny.run("lsblk -dno SIZE /dev/disk/by-id/*grows").stdout.strip() == "1G"
+    with pytest.raises(SpecError):
+        disk.resize("16M")
 
 
 def test_a_processor_works_at_once_and_goes_again(vm_factory):
