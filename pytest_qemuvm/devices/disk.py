@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import DeviceKind
@@ -24,10 +23,7 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
     """
     file_node, format_node = f"{place.id}-file", f"{place.id}-fmt"
     properties: dict[str, Any] = place.on_bus(drive=format_node)
-    # NVMe refuses to exist without a serial.
-    serial = spec.serial or (place.id if spec.bus == "nvme" else None)
-    if serial:
-        properties["serial"] = serial
+    properties["serial"] = serial_of(spec, place.id)
     return Fragment(
         place.id,
         "disk",
@@ -44,7 +40,7 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
 
 
 def serial_of(spec: DiskSpec, name: str) -> str:
-    """Return the serial by which a plugged disk can be told from all others."""
+    """Return the serial by which the guest tells a disk from all others: its id, unless the spec has one."""
     return spec.serial or name
 
 
@@ -54,12 +50,7 @@ def _bus(spec: DiskSpec) -> Bus:
 
 def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
     assert supplies.image is not None
-    return disk(replace_serial(spec, supplies.place.id), supplies.place, supplies.image)
-
-
-def replace_serial(spec: DiskSpec, name: str) -> DiskSpec:
-    """Return the spec with a serial."""
-    return replace(spec, serial=serial_of(spec, name))
+    return disk(spec, supplies.place, supplies.image)
 
 
 def _seen(spec: DiskSpec, supplies: Supplies) -> str:

@@ -45,6 +45,8 @@ class DiskRecord:
     size: int
     """Virtual size in bytes."""
     serial: str
+    template: str | None = None
+    """The template that it is an overlay on."""
     state: str = "available"
     """``available`` or ``attached``."""
     holder: str | None = None
@@ -203,8 +205,12 @@ class DiskShelf:
         self._numbers = 0
         self._lock = threading.Lock()
 
-    def make(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
+    def make(
+        self, spec: DiskSpec, name: str | None, owner: str, template: tuple[str, Image] | None = None
+    ) -> Disk:
         """Make a disk: its file exists, with that virtual size, before its record does.
+
+        With the name and the image of a ``template`` it is an overlay on that.
 
         Raises DiskExists, SpecError for a name or spec that cannot be right, QemuVMError where the file
         cannot be written; nothing is left then.
@@ -214,7 +220,9 @@ class DiskShelf:
             if name in self._disks:
                 raise DiskExists(f"there is a disk {name!r} already", f"made for {self._disks[name][1]}")
             path = self.directory / f"{name}.{spec.format}"
-            self._provisioner.make_disk(ImagePlan(str(path), spec.format, spec.bytes))
+            below = template[1] if template else None
+            backing = (below.path, below.format) if below else (None, None)
+            self._provisioner.make_disk(ImagePlan(str(path), spec.format, spec.bytes, *backing))
             serial = spec.serial or name[:SERIAL_LENGTH]
             disk = Disk(
                 DiskRecord(name, path, spec.format, spec.bytes, serial),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.plan.model import PlannedDevice
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
@@ -63,9 +64,16 @@ class HotPlug:
         plan = live.plan
         self._slots = SlotLedger(plan.free_ports, plan.held_ports)
         self._numbers: dict[str, itertools.count[int]] = {}
-        self._devices: list[HotDevice] = []
+        self._devices = [self._from_the_start(device) for device in plan.devices]
         self._settled = False
         self._lock = threading.Lock()
+
+    def _from_the_start(self, planned: PlannedDevice) -> HotDevice:
+        """Return the handle of a device of the command line."""
+        handle = handle_for(planned.spec)
+        device = handle(self, planned.kind, planned.spec, planned.supplies, planned.fragment)
+        device.plugged = True
+        return device
 
     @property
     def alive(self) -> bool:
@@ -263,7 +271,13 @@ class HotPlug:
             if place.bus:
                 self._slots.give_back(place.bus)
             self._await_gone_in_guest(device, deadline)
-        if device.supplies.image is not None and device.supplies.image.path.startswith(f"{self._run_dir}/"):
+        # A disk of the spec is there again after the next start.
+        mine = device.id not in self._live.plan.ids
+        if (
+            mine
+            and device.supplies.image is not None
+            and device.supplies.image.path.startswith(f"{self._run_dir}/")
+        ):
             Path(device.supplies.image.path).unlink(missing_ok=True)
 
     def _remove_backends(self, device: HotDevice, deadline: Deadline) -> None:

@@ -62,7 +62,7 @@ class Outside(Lifecycle):
 
     @property
     def devices(self) -> tuple[HotDevice, ...]:
-        """What is plugged into it now by ``hotplug``."""
+        """What is plugged into it now: what its spec asked for, and what was plugged since."""
         return self._live.hotplug.devices if self._live is not None else ()
 
     def hotplug(self, spec: DeviceSpec, *, timeout: float = PLUG_SECONDS) -> HotDevice:

@@ -11,24 +11,26 @@ from pytest_qemuvm.devices.controllers import (
     serial_controller,
     usb_controller,
 )
-from pytest_qemuvm.devices.disk import disk
-from pytest_qemuvm.devices.nic import nic
+from pytest_qemuvm.devices.disk import DISK
+from pytest_qemuvm.devices.kind import Supplies
+from pytest_qemuvm.devices.nic import NIC
 from pytest_qemuvm.devices.place import Place
 from pytest_qemuvm.devices.platform import balloon, display, panic_notifier, vm_generation_id
 from pytest_qemuvm.devices.rng import rng
-from pytest_qemuvm.devices.serial import serial_port
+from pytest_qemuvm.devices.serial import SERIAL, serial_port
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.plan.images import image_for
-from pytest_qemuvm.plan.model import PlannedNic
+from pytest_qemuvm.plan.model import PlannedDevice, PlannedNic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_qemuvm.arch import Machine
+    from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.plan.model import ImagePlan, Surroundings
-    from pytest_qemuvm.spec.devices import DiskSpec
+    from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec
     from pytest_qemuvm.spec.vm import VMSpec
 
 AGENT_PORTS = 4
@@ -44,7 +46,7 @@ class Layout:
     """All fragments in the order of the command line."""
 
     built_in: tuple[Fragment, ...]
-    requested: tuple[Fragment, ...]
+    requested: tuple[PlannedDevice, ...]
     images: tuple[ImagePlan, ...]
     nics: tuple[PlannedNic, ...]
     agent_sockets: tuple[str, ...]
@@ -79,12 +81,13 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
     ports = _RootPorts(machine)
     images: list[ImagePlan] = []
     nics: list[PlannedNic] = []
-    requested: list[Fragment] = []
+    requested: list[PlannedDevice] = []
     for index, disk_spec in enumerate(spec.disks):
         _check_bus(disk_spec.bus, machine)
         image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
-        requested.append(disk(disk_spec, _disk_place(disk_spec, index, machine, ports), image))
+        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image)
+        requested.append(_planned(DISK, disk_spec, supplies))
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":
             _check_bus(nic_spec.model, machine, needs_pci=True)
@@ -92,13 +95,12 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
             f"nic{index}", nic_spec.mac or mac_address(world.tag, world.name, index), nic_spec.forward
         )
         nics.append(planned)
-        requested.append(
-            nic(nic_spec, Place(planned.id, ports.next(planned.id), machine.transport), planned.mac)
-        )
+        place = Place(planned.id, ports.next(planned.id), machine.transport)
+        requested.append(_planned(NIC, nic_spec, Supplies(place, mac=planned.mac)))
     for index, serial in enumerate(spec.serials):
-        requested.append(serial_port(Place(f"serial{index}", "vserial.0"), serial.name, f"serial{index}"))
-    if spec.balloon:
-        requested.append(balloon(Place("balloon0", machine.root_bus, machine.transport)))
+        place = Place(f"serial{index}", "vserial.0")
+        fragment = serial_port(place, serial.name, f"serial{index}")
+        requested.append(PlannedDevice(SERIAL, serial, Supplies(place), fragment))
     free = [ports.next() for _ in range(spec.hotplug_slots)] if machine.hotplug == "root-port" else []
     agent = tuple(f"agent{number}" for number in range(AGENT_PORTS)) if world.boot else ()
     return Layout(
@@ -111,6 +113,10 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
         free_ports=tuple(port for port in free if port),
         held_ports=tuple(ports.held),
     )
+
+
+def _planned(kind: DeviceKind, spec: DeviceSpec, supplies: Supplies) -> PlannedDevice:
+    return PlannedDevice(kind, spec, supplies, kind.fragment(spec, supplies))
 
 
 def _built_in(spec: VMSpec, machine: Machine, agent: tuple[str, ...]) -> Iterator[Fragment]:
@@ -126,6 +132,8 @@ def _built_in(spec: VMSpec, machine: Machine, agent: tuple[str, ...]) -> Iterato
     for bus, controller in _CONTROLLERS.items():
         if machine.transport == "pci" or bus not in _PCI_ONLY:
             yield controller(place(bus))
+    if spec.balloon:
+        yield balloon(place("balloon0"))
     for name in machine.platform:
         if name != "display" or spec.display:
             yield _PLATFORM[name](place(name))

@@ -39,6 +39,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
     if spec.kernel and world.boot is None:
         raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
     layout = lay_out(spec, machine, world)
+    fragments = (*layout.built_in, *(device.fragment for device in layout.requested))
     console_log = f"{world.run_dir}/console.log"
     firmware = None if world.boot else (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware)
     return MachinePlan(
@@ -51,7 +52,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 _boot(spec, machine, world, firmware[0] if firmware else None),
                 _channels(console_log),
                 () if world.boot else _guests_hands(),
-                chain.from_iterable(fragment.argv() for fragment in (*layout.built_in, *layout.requested)),
+                chain.from_iterable(fragment.argv() for fragment in fragments),
                 spec.args,
             )
         ),
@@ -65,7 +66,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         free_ports=layout.free_ports,
         held_ports=layout.held_ports,
         machine=machine,
-        ids=frozenset(fragment.id for fragment in (*layout.built_in, *layout.requested)),
+        ids=frozenset(fragment.id for fragment in fragments),
         display=any(fragment.kind == "display" for fragment in layout.built_in),
         guest=world.boot is not None,
     )

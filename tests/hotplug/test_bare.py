@@ -83,6 +83,17 @@ def test_devices_from_the_command_line_keep_their_slots_and_ids(vm_factory):
         vm.hotplug(RngSpec())
 
 
+def test_devices_from_the_command_line_are_unplugged_like_others_and_back_after_a_restart(vm_factory):
+    vm = vm_factory(disks=[DiskSpec("1M"), DiskSpec("1M", bus="scsi")], nics=[NicSpec()], hotplug_slots=0)
+    assert [device.id for device in vm.devices] == ["disk0", "disk1", "nic0"]
+    for device in vm.devices:
+        device.unplug()
+    assert vm.devices == ()
+    vm.hotplug(RngSpec())
+    vm.restart()
+    assert [device.id for device in vm.devices] == ["disk0", "disk1", "nic0"]
+
+
 def test_what_qemu_refuses_is_rolled_back(vm_factory):
     vm = vm_factory()
     vm.hotplug(SerialSpec("one"))
