@@ -145,6 +145,28 @@ class Disk:
                 device.unplug()
             self.delete()
 
+    def launch_spec(self) -> DiskSpec:
+        """Return it as a spec for ``disks=``: the VM has it from its start."""
+        return DiskSpec(path=self.path, format=self._format, serial=self.serial, handle=self)
+
+    def check_free_for(self, vm: VM) -> None:
+        """Raise AlreadyAttached unless a VM that is about to start may have it."""
+        with self._lock:
+            self._settle()
+            if self._attached:
+                holder = self._attached[0][0].name
+                raise AlreadyAttached(
+                    f"disk {self.name!r}, which VM {vm.name!r} starts with, is attached to VM {holder!r}",
+                    hint="detach it there first",
+                    holder=holder,
+                )
+
+    def attached_from_start(self, vm: VM, device: HotDevice) -> None:
+        """Note that a VM has started with it."""
+        with self._lock:
+            self._attached.append((vm, device))
+            self.record.state, self.record.holder = "attached", vm.name
+
     def attach(self, vm: VM, bus: DiskBus, *, read_only: bool, timeout: float) -> HotDevice:
         """Attach it; see ``VM.attach``."""
         spec = DiskSpec(size=self.size, bus=bus, serial=self.serial, format=self._format, read_only=read_only)

@@ -8,6 +8,7 @@ from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
 from pytest_qemuvm.machine.outside import Outside
+from pytest_qemuvm.spec.devices import DiskSpec
 
 if TYPE_CHECKING:
     from pytest_qemuvm.machine.disks import Disk
@@ -21,6 +22,16 @@ class VM(Inside, Outside):
     Its life is in ``lifecycle``, what a test does in its guest in ``inside``, what it does to it from outside
     in ``outside``.
     """
+
+    def _start(self) -> None:
+        """Start it with the disks of ``disk_factory`` that its spec names, which must be free."""
+        for spec in self.spec.disks:
+            if spec.handle is not None:
+                spec.handle.check_free_for(self)
+        super()._start()
+        for device in self.devices:
+            if isinstance(device.spec, DiskSpec) and device.spec.handle is not None:
+                device.spec.handle.attached_from_start(self, device)
 
     def attach(
         self, disk: Disk, *, bus: DiskBus = "virtio", read_only: bool = False, timeout: float = PLUG_SECONDS

@@ -16,7 +16,7 @@ def image_for(spec: DiskSpec, stem: str) -> tuple[Image, tuple[ImagePlan, ...]]:
     if spec.path is None:
         image = Image(f"{stem}.{spec.format}", spec.format)
         return image, (ImagePlan(image.path, image.format, spec.bytes),)
-    if spec.read_only:
+    if spec.read_only or spec.handle is not None:
         return Image(str(spec.path), spec.format), ()
     overlay = Image(f"{stem}.overlay.qcow2", "qcow2")
     return overlay, (ImagePlan(overlay.path, "qcow2", None, str(spec.path), spec.format),)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.spec.names import checked_name
@@ -57,6 +57,8 @@ class DiskSpec(DeviceSpec):
     format: DiskFormat = "qcow2"
     read_only: bool = False
     path: str | os.PathLike[str] | None = None
+    handle: Any = field(default=None, repr=False)
+    """The disk of ``disk_factory`` that this is, whose own file is written; set by the disk itself."""
 
     def __post_init__(self) -> None:
         one_of(self.bus, DiskBus, "disk bus")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from os import PathLike
 
 from pytest_qemuvm.errors import SpecError
 
@@ -20,3 +21,10 @@ def checked_name(name: object, what: str) -> str:
             hint="a letter, then up to 62 letters, digits, '_', '.' or '-'",
         )
     return name
+
+
+def name_of(named: object) -> object:
+    """Return the name of a handle; a name is its own. Paths have a ``name`` too and are no handles."""
+    if isinstance(named, (str, PathLike)):
+        return named
+    return getattr(named, "name", named)

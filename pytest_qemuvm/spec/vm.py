@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec
-from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.names import checked_name, name_of
 from pytest_qemuvm.spec.sizes import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ MOST_CPUS = 64
 
 
 def _tuple_of(values: object, kind: type[DeviceSpec], key: str) -> tuple[Any, ...]:
-    if isinstance(values, kind):
-        return (values,)
+    if isinstance(values, kind) or hasattr(values, "launch_spec"):
+        values = (values,)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise SpecError(f"{key}={values!r} is not a list of {kind.__name__}")
-    found = tuple(values)
+    # A handle, such as a disk of disk_factory, says itself what it is as a spec.
+    found = tuple(value.launch_spec() if hasattr(value, "launch_spec") else value for value in values)
     for value in found:
         if not isinstance(value, kind):
             raise SpecError(f"{key}: {value!r} is not a {kind.__name__}")
@@ -70,10 +72,21 @@ def _switch(key: str) -> Callable[[object], bool]:
 def _kernel(value: Any) -> str | None:
     if value is None:
         return None
+    if not isinstance(value, (str, PathLike)):
+        raise SpecError(f"kernel: {value!r} is not a path")
     path = Path(value)
     if not path.is_file():
         raise SpecError(f"no kernel at {path}")
     return str(path.absolute())
+
+
+def _text(key: str, *, optional: bool) -> Callable[[object], str | None]:
+    def check(value: object) -> str | None:
+        if isinstance(value, str) or (value is None and optional):
+            return value
+        raise SpecError(f"{key}: {value!r} is not text")
+
+    return check
 
 
 def _args(value: object) -> tuple[str, ...]:
@@ -101,6 +114,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "balloon": _switch("balloon"),
     "display": _switch("display"),
     "hotplug_slots": _number("hotplug_slots", 0, 64),
+    "machine": _text("machine", optional=True),
+    "append": _text("append", optional=False),
     "kernel": _kernel,
     "args": _args,
     "boot_timeout": _seconds,
@@ -116,13 +131,15 @@ class VMSpec:
     """
 
     template: str = "tiny"
-    """What the machine starts from: ``"tiny"`` (the built-in Linux) or ``"bare"`` (no guest)."""
+    """What the machine starts from: ``"tiny"`` (the built-in Linux), ``"bare"`` (no guest), or a template of
+    yours, by name or handle."""
     memory: int | str = 256 * MIB
     """``"512M"``, ``"2G"``, or bytes."""
     cpus: int = 1
     machine: str | None = None
     """The machine type: ``"q35"``, ``"pc"`` or ``"microvm"``; None is the architecture's default."""
     disks: tuple[DiskSpec, ...] = ()
+    """Specs of disks to be made, and disks of ``disk_factory``."""
     nics: tuple[NicSpec, ...] = ()
     serials: tuple[SerialSpec, ...] = ()
     needs: tuple[str, ...] = ()
@@ -142,7 +159,7 @@ class VMSpec:
     """Seconds from launch until the guest must answer."""
 
     def __post_init__(self) -> None:
-        checked_name(self.template, "template")
+        object.__setattr__(self, "template", checked_name(name_of(self.template), "template"))
         for key, check in _CHECKS.items():
             object.__setattr__(self, key, check(getattr(self, key)))
 

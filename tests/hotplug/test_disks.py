@@ -174,6 +174,27 @@ def test_a_file_that_another_process_writes_to_is_refused_and_nothing_left(vm_fa
     vm.attach(disk)
 
 
+def test_a_vm_starts_with_a_disk_and_has_it_again_after_a_restart(vm_factory, disk_factory):
+    disk = disk_factory(name="given")
+    vm = vm_factory("one", disks=[disk])
+    assert (disk.state, disk.holder) == ("attached", "one")
+    (node,) = (node for node in vm.qmp.execute("query-named-block-nodes") if node["node-name"] == "disk0-fmt")
+    assert node["file"] == str(disk.path)
+    with pytest.raises(AlreadyAttached) as caught:
+        vm_factory("two", disks=disk)
+    assert caught.value.holder == "one"
+    vm.restart()
+    assert disk.holder == "one"
+    vm.detach(disk)
+    assert disk.state == "available"
+    vm.stop()
+    vm.start()
+    assert disk.holder == "one"
+    vm.delete()
+    assert disk.state == "available"
+    assert disk.path.exists()
+
+
 def test_a_wider_vm_outlives_a_disk_of_one_test(session_vm_factory, request):
     vm = session_vm_factory("wide", template="bare")
     disks = request.getfixturevalue("disk_factory")
