@@ -1,4 +1,4 @@
-"""The user's image and what it rests on: found without opening it, and the same when we leave as when we came.
+"""The user's image and what it rests on: never guessed, and at the end what it was at the beginning.
 
 An overlay makes everything below it part of the disk: a change of one of these files is silent corruption of
 all overlays. So a template knows its whole chain and compares it at the end.
@@ -10,7 +10,6 @@ import hashlib
 import re
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ImageFormatError, SpecError
@@ -18,6 +17,7 @@ from pytest_qemuvm.host.images import BACKING_FORMAT, MAGIC, virtual_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 ALWAYS_HASHED = 64 * 1024**2
 """Bytes up to which a file is read again even if nothing suggests that it changed: it takes under 0.1 s."""
@@ -37,7 +37,7 @@ def chain_of(path: Path, image_format: str) -> tuple[Path, ...]:
     at, said = path, image_format
     while True:
         _check(at, said)
-        if at in found:
+        if at.resolve() in [file.resolve() for file in found]:
             raise ImageFormatError(f"the disk image {path} rests on itself", path=path, format=said)
         found.append(at)
         below = _backing(at) if said == "qcow2" else None
@@ -72,15 +72,7 @@ def _backing(path: Path) -> tuple[Path, str] | None:
     if offset == 0:
         return None
     name = start[offset : offset + length].decode(errors="replace")
-    at = struct.unpack_from(">I", start, 100)[0] if version > 2 else 72
-    said = None
-    while at + 8 <= offset:
-        kind, size = struct.unpack_from(">II", start, at)
-        if kind == 0:
-            break
-        if kind == BACKING_FORMAT:
-            said = start[at + 8 : at + 8 + size].decode(errors="replace")
-        at += 8 + -(-size // 8) * 8
+    said = _backing_format(start, version)
     if _PROTOCOL.match(name):
         raise ImageFormatError(
             f"{path} rests on {name!r}, which is not a file that could be watched", path=path, format="qcow2"
@@ -93,6 +85,21 @@ def _backing(path: Path) -> tuple[Path, str] | None:
             format="qcow2",
         )
     return path.parent / name, said
+
+
+def _backing_format(start: bytes, version: int) -> str | None:
+    """Return the format of the backing image, which a header extension names; None where none does."""
+    try:
+        at = struct.unpack_from(">I", start, 100)[0] if version > 2 else 72
+        while True:
+            kind, size = struct.unpack_from(">II", start, at)
+            if kind == 0:
+                return None
+            if kind == BACKING_FORMAT:
+                return start[at + 8 : at + 8 + size].decode(errors="replace")
+            at += 8 + -(-size // 8) * 8
+    except struct.error:  # the header ends early
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +118,9 @@ class _Seen:
 class Watch:
     """Notes what files are like, in full, and tells later which have changed.
 
-    Reading takes a second a GiB. A larger file whose identity (device, inode, length, time of change) is as it
-    was is not read a second time: nobody writes without changing the time of change, which only the kernel
-    sets. Small files are always read, and so is one that was touched: only other contents count.
+    Reading takes about a second a GiB. A file of over 64 MiB whose identity (device, inode, length, times of
+    change) is as it was is not read a second time: nobody writes without changing the time of change, which
+    only the kernel sets. Small files are always read, and so is one that was touched: only contents count.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:

@@ -247,7 +247,7 @@ class DiskShelf:
             self._provisioner.make_disk(ImagePlan(str(path), spec.format, spec.bytes, *backing))
             serial = spec.serial or name[:SERIAL_LENGTH]
             disk = Disk(
-                DiskRecord(name, path, spec.format, spec.bytes, serial),
+                DiskRecord(name, path, spec.format, spec.bytes, serial, template[0] if template else None),
                 self._forget,
                 self._provisioner.grow_disk,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,6 +18,7 @@ from pytest_qemuvm.errors import (
     nearest,
 )
 from pytest_qemuvm.host.chains import Watch, chain_of
+from pytest_qemuvm.host.images import virtual_size
 from pytest_qemuvm.machine.disks import SERIAL_LENGTH
 from pytest_qemuvm.machine.templates import BUILT_IN
 from pytest_qemuvm.spec.devices import DiskSpec
@@ -64,7 +66,7 @@ class Template:
         """Keywords of a VM's spec, its bases' included."""
         self.image: Image | None = base.image if base else None
         """The image that its disks are overlays on."""
-        self.setups: tuple[Setup, ...] = base.setups if base else ()
+        self.setups: tuple[Callable[[Any], None], ...] = base.setups if base else ()
         """What is done in each of its VMs as soon as it is up."""
         self._library = library
         self._own: list[Path] = []
@@ -153,6 +155,21 @@ class Template:
             keywords["disks"] = (disk, *spec.disks)
         return spec.with_keywords(keywords, self.name)
 
+    def planned_disk(self, keywords: Mapping[str, Any]) -> tuple[DiskSpec, Image]:
+        """Return the spec of a disk that is an overlay on the image, and the image. Raises SpecError."""
+        if self.image is None:
+            raise SpecError(
+                f"the template {self.name!r} has no image that a disk could be an overlay on",
+                hint="make one with template_factory(name, image=..., format=...)",
+            )
+        least = virtual_size(self.image.path, self.image.format)
+        spec = DiskSpec(**{"size": least, **keywords})
+        if spec.format != "qcow2":
+            raise SpecError(f"a disk from a template is an overlay, which has to be qcow2, not {spec.format}")
+        if spec.bytes < least:
+            raise SpecError(f"{spec.size!r} bytes are less than the {least} of the template {self.name!r}")
+        return spec, self.image
+
     def adopt(self, image: Image, own: Sequence[Path] = ()) -> None:
         """Take an image for its own; files of ``own`` go with it. All it rests on is watched from now on."""
         self._own = list(own)
@@ -237,7 +254,7 @@ class TemplateLibrary:
                     spec.where,
                     'use base="tiny", or a function for setup',
                 )
-            template.setups = (*template.setups, spec.setup)
+            template.setups = (*template.setups, partial(run_setup, setup=spec.setup))
         else:
             self._prepare(template, spec.setup)
         return template
