@@ -1,14 +1,15 @@
 """A plug and an unplug through the harness, against the same exchange written by hand.
 
-``python benchmarks/bench_hotplug.py [bare|tiny|disks] [rounds]``. Two machines of one command line take turns in
-one process, so that a busy host is busy for both: take ratios from it, not milliseconds.
+``python benchmarks/bench_hotplug.py [bare|tiny|disks] [rounds]``. Two machines of one command line take
+turns in one process, so that a busy host is busy for both: take ratios from it, not milliseconds.
 
-``bare`` is a scsi disk without a guest, ``tiny`` a virtio-blk disk that a Linux guest sees come and go. The raw
-script has one socket, no threads and no checks of its own. It says what it must (two ``blockdev-add``,
-``device_add``, ``device_del``, the wait for DEVICE_DELETED of that id, two ``blockdev-del``), and it looks: for
-the device after the plug, for device and nodes after the unplug, and with ``tiny`` by the same command, over the
-same channel, in the guest. Without a look nobody could know that a plug is over, so that belongs to the exchange;
-the column "commands only" leaves out the looks of QEMU's graph, for who wants to know what they cost.
+``bare`` is a scsi disk without a guest, ``tiny`` a virtio-blk disk that a Linux guest sees come and go. The
+raw script has one socket, no threads and no checks of its own. It says what it must (two ``blockdev-add``,
+``device_add``, ``device_del``, the wait for DEVICE_DELETED of that id, two ``blockdev-del``), and it looks:
+for the device after the plug, for device and nodes after the unplug, and with ``tiny`` by the same command,
+over the same channel, in the guest. Without a look nobody could know that a plug is over, so that belongs
+to the exchange; the column "commands only" leaves out the looks of QEMU's graph, for who wants to know what
+they cost.
 
 ``disks`` is what a new image takes: an empty qcow2, and an overlay on an image.
 """
@@ -195,9 +196,7 @@ def images(rounds: int) -> None:
     settings = resolve({"real": True}, {}, {})
     harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
     try:
-        seconds = [
-            timed(lambda: harness.create_disk(DiskSpec("64M"), None, "bench")) for _ in range(rounds)
-        ]
+        seconds = [timed(lambda: harness.create_disk(DiskSpec("64M"), None, "bench")) for _ in range(rounds)]
     finally:
         harness.close()
     print(f"disk_factory: {statistics.median(seconds) * 1000:.3f} ms")
