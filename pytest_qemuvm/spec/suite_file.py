@@ -51,7 +51,8 @@ class _Reader:
 
     def __init__(self, text: str, path: Path) -> None:
         self._path = path
-        self._loader = yaml.SafeLoader(text)
+        self._text = text
+        self._loader: yaml.SafeLoader
 
     def suite(self) -> Suite:
         found: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
@@ -61,6 +62,7 @@ class _Reader:
             "disks": self._disk,
         }
         try:
+            self._loader = yaml.SafeLoader(self._text)
             root = self._loader.get_single_node()
             if root is not None:
                 for section in self._entries(root, _SECTIONS, "a section"):
@@ -151,7 +153,7 @@ class _Reader:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null":
             return []
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
             expected = (
                 f"keys are {', '.join(known)}" if known else f"write the name of a {what}, ':' and its keys"
             )
