@@ -11,6 +11,7 @@ from pytest_qemuvm.errors import (
     AlreadyAttached,
     DiskExists,
     DiskNotFound,
+    DiskStateError,
     InUse,
     NotAttached,
     SpecError,
@@ -180,6 +181,8 @@ class Disk:
                     hint="detach it there first; several VMs may share it with read_only=True",
                     holder=holder,
                 )
+            if not self.path.exists():
+                raise DiskStateError(f"the file of disk {self.name!r} is gone", str(self.path))
             device = vm.plug(spec, Image(str(self.path), self._format), timeout)
             self._attached.append((vm, device))
             self.record.state, self.record.holder = "attached", self._attached[0][0].name
