@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_qemuvm.devices.cdrom import medium
-from pytest_qemuvm.errors import CommandError, DiskStateError, NotAttached, QmpTimeout, SpecError, WaitTimeout
+from pytest_qemuvm.errors import (
+    CommandError,
+    DiskStateError,
+    NotAttached,
+    QemuVMError,
+    QmpTimeout,
+    SpecError,
+    WaitTimeout,
+)
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.spec.devices import CdromSpec, MemorySpec, medium_path, memory_blocks
 
@@ -62,9 +70,16 @@ class HotDevice:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        if self.present:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not self.present:
+            return
+        try:
             self.unplug()
+        except QemuVMError as problem:
+            if error is None:
+                raise
+            # The test's own failure is what went wrong first.
+            error.add_note(f"besides, {self.id!r} could not be unplugged: {problem}")
 
     @property
     def id(self) -> str:
