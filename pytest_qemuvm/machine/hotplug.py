@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,24 +20,27 @@ from pytest_qemuvm.errors import (
     NoFreeSlot,
     NotAttached,
     QemuVMError,
+    QmpDisconnected,
     QmpTimeout,
     SpecError,
     UnplugRejected,
     UnplugTimeout,
+    VMStateError,
     WaitTimeout,
 )
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS, Cdrom, HotDevice, ResizableMemory, handle_for
+from pytest_qemuvm.machine.hotdevice import Cdrom, HotDevice, ResizableMemory, handle_for
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.plan.images import image_for
 from pytest_qemuvm.plan.slots import SlotLedger
 from pytest_qemuvm.spec.devices import DiskSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_qemuvm.devices.kind import DeviceKind
+    from pytest_qemuvm.devices.steps import Step
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan.model import PlannedDevice
@@ -49,6 +53,12 @@ SETTLED = "/run/qemuvm/settled"
 _RETRY_SECONDS = 0.05
 """How long a guest that is still busy with a plug is left alone before it is asked again."""
 _GONE = ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
+_GUEST_GONE = ("GUEST_PANICKED", "SHUTDOWN")
+_ROLLBACK_SECONDS = 10.0
+"""How long a guest is given to let go what it did not take in time."""
+_LOCKED = re.compile(r'Failed to get (shared )?"\w+" lock')
+_NOT_THERE = re.compile(r"not found|Failed to find")
+_BEING_ASKED = re.compile(r"in the process of unplug|in progress")
 _OST_REFUSED = 130
 """The status by which a guest refuses to give memory back: no other event tells (ACPI _OST, measured)."""
 
@@ -65,7 +75,10 @@ class HotPlug:
         self._slots = SlotLedger(plan.free_ports, plan.held_ports)
         self._numbers: dict[str, itertools.count[int]] = {}
         self._devices = [self._from_the_start(device) for device in plan.devices]
-        self._settled = False
+        self._settled: str | None = None
+        """The boot in which the guest was seen to be ready for plugs."""
+        self._images: set[Path] = set()
+        live.on_close(self._remove_images)
         self._lock = threading.Lock()
 
     def _from_the_start(self, planned: PlannedDevice) -> HotDevice:
@@ -93,7 +106,7 @@ class HotPlug:
     @property
     def devices(self) -> tuple[HotDevice, ...]:
         """What is plugged now."""
-        return tuple(self._devices)
+        return tuple(self._devices) if self.alive else ()
 
     # Plugging
 
@@ -103,35 +116,103 @@ class HotPlug:
         On failure nothing is left of it.
         """
         kind = kind_of(spec, self._kinds)
-        with self._lock, ExitStack() as undo:
+        with self._turn(deadline), ExitStack() as undo:
             self._await_settled(deadline)
             name = self._next_id(kind.name)
             supplies = self._supply(kind, spec, name, image, undo)
             fragment = kind.fragment(spec, supplies)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
-            for step in fragment.steps:
-                self._execute(step.plug(), deadline)
-                undo.callback(self._undo, step.unplug(), device)
-            self._verify_present(device)
-            device.supplies = self._look(device)
-            self._await_guest(device, deadline)
-            device.plugged = True
-            if isinstance(device, ResizableMemory):
-                undo.callback(setattr, device, "plugged", False)
-                device.fill(deadline.remaining)
+            done: list[Step] = []
+            try:
+                self._plug(device, done, deadline)
+            except BaseException as error:
+                device.plugged = not self._take_back(device, done, error)
+                if device.plugged:
+                    # It is still there, so it is in the ledger, and slot and files are still its own.
+                    self._devices.append(device)
+                    undo.pop_all()
+                raise
             self._devices.append(device)
             undo.pop_all()
         return device
 
+    def _plug(self, device: HotDevice, done: list[Step], deadline: Deadline) -> None:
+        """Go through the steps, each noted as done before it is, and see that they came to something."""
+        for step in device.fragment.steps:
+            done.append(step)
+            try:
+                self._execute(step.plug(), deadline)
+            except (SpecError, InUse):
+                done.pop()  # refused; with any other failure nobody knows
+                raise
+        self._verify_present(device)
+        device.supplies = self._look(device)
+        self._await_guest(device, deadline)
+        device.plugged = True
+        if isinstance(device, ResizableMemory):
+            device.fill(deadline.remaining)
+
+    def _take_back(self, device: HotDevice, done: list[Step], error: BaseException) -> bool:
+        """Undo what was done of a plug that failed; return whether the device is gone.
+
+        What goes wrong here is a note on the error that is on its way, not another error.
+        """
+        deadline = Deadline.after(_ROLLBACK_SECONDS)
+        for step in reversed(done):
+            command = step.unplug()
+            try:
+                if command.name == "device_del":
+                    self._part(device, deadline)
+                else:
+                    self._live.qmp.execute(command.name, dict(command.arguments))
+            except QmpDisconnected:
+                return True
+            except QemuVMError as problem:
+                if isinstance(problem, CommandError) and _NOT_THERE.search(problem.desc):
+                    continue
+                if not self._live.alive:
+                    return True
+                error.add_note(f"taking {device.id!r} back failed, and it is still plugged: {problem.brief}")
+                return False
+        return True
+
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """Wait until no other thread plugs or unplugs. Raises WaitTimeout."""
+        if not self._lock.acquire(timeout=deadline.remaining):
+            raise WaitTimeout(
+                f"another thread plugs or unplugs, and has done so for {deadline.seconds:g} s",
+                waited_for="the other thread's plug or unplug",
+                seconds=deadline.seconds,
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _await_settled(self, deadline: Deadline) -> None:
-        """Wait, once, until the guest has what notices a plug: it goes on booting after its agent answers."""
-        if not self._settled and self._live.channel is not None:
-            waits.for_file(self._live.channel, SETTLED, deadline)
-        self._settled = True
+        """Wait, once for each boot, until the guest has what notices a plug.
+
+        It goes on booting after its agent answers. Raises VMStateError where it does not run at all.
+        """
+        channel = self._live.channel
+        if channel is None:
+            return
+        status = self._live.qmp.execute("query-status", timeout=deadline)["status"]
+        if status != "running":
+            raise VMStateError(
+                f"the machine is {status}: its guest would not notice a plug",
+                hint="resume() it first" if status == "paused" else None,
+            )
+        if self._settled != channel.boot_id:
+            waits.for_file(channel, SETTLED, deadline)
+            self._settled = channel.boot_id
 
     def _next_id(self, prefix: str) -> str:
+        """Return an id that was never used here and that nobody else's device has."""
         numbers = self._numbers.setdefault(prefix, itertools.count())
-        return next(name for number in numbers if (name := f"{prefix}{number}") not in self._live.plan.ids)
+        taken = self._peripherals() | set(self._live.plan.ids)
+        return next(name for number in numbers if (name := f"{prefix}{number}") not in taken)
 
     def _supply(
         self, kind: DeviceKind, spec: DeviceSpec, name: str, image: Image | None, undo: ExitStack
@@ -144,6 +225,7 @@ class HotPlug:
                 image, made = image_for(spec, f"{self._run_dir}/{name}")
                 for plan in made:
                     self._services.provisioner.make_image(plan, undo)
+                    self._images.add(Path(plan.path))
             return replace(supplies, image=image)
         if kind.needs == "mac":
             mac = getattr(spec, "mac", None) or mac_address(
@@ -171,9 +253,14 @@ class HotPlug:
             return Place(name, f"{bus}.0")
         if machine.hotplug == "root-bus":
             return Place(name, machine.root_bus)
-        slot = self._slots.take(name)
+        slot = self._slots.take(name, self._is_empty)
         undo.callback(self._slots.give_back, slot)
         return Place(name, slot)
+
+    def _is_empty(self, port: str) -> bool:
+        """Return whether a root port has no device: the test may have plugged one by itself."""
+        entries = self._live.qmp.execute("qom-list", {"path": f"/machine/peripheral/{port}/{port}"})
+        return not any(entry["name"].startswith("child[") for entry in entries)
 
     def _free_cpu(self) -> dict[str, Any]:
         """Return the first free socket for a processor."""
@@ -192,7 +279,7 @@ class HotPlug:
         try:
             self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
         except CommandError as error:
-            if "lock" in error.desc:
+            if _LOCKED.search(error.desc):
                 raise InUse(
                     f"the image is in use by another process: {error.desc}",
                     error.details,
@@ -201,13 +288,6 @@ class HotPlug:
             raise SpecError(
                 f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}", error.details
             ) from error
-
-    def _undo(self, command: Command, device: HotDevice) -> None:
-        """Take back one step of a plug that failed."""
-        if command.name != "device_del":
-            self._live.qmp.execute(command.name, dict(command.arguments))
-            return
-        self._part(device, Deadline.after(UNPLUG_SECONDS))
 
     def _look(self, device: HotDevice) -> Supplies:
         """Return the supplies with what only the plugged device can tell."""
@@ -251,7 +331,7 @@ class HotPlug:
 
     def unplug(self, device: HotDevice, deadline: Deadline) -> None:
         """Unplug a device; it leaves the ledger only when it is gone."""
-        with self._lock:
+        with self._turn(deadline):
             if device not in self._devices or not self._live.alive:
                 device.plugged = False
                 raise NotAttached(f"{device.id!r} is not plugged in any more")
@@ -265,69 +345,108 @@ class HotPlug:
             self._part(device, deadline)
             self._devices.remove(device)
             device.plugged = False
-            self._remove_backends(device, deadline)
+            if device.supplies.place.bus:
+                self._slots.give_back(device.supplies.place.bus)
+            self._remove_backends(device)
+            if device.path in self._images:
+                self._images.discard(device.path)
+                device.path.unlink(missing_ok=True)
             self._verify_absent(device)
-            place = device.supplies.place
-            if place.bus:
-                self._slots.give_back(place.bus)
             self._await_gone_in_guest(device, deadline)
-        # A disk of the spec is there again after the next start.
-        mine = device.id not in self._live.plan.ids
-        if (
-            mine
-            and device.supplies.image is not None
-            and device.supplies.image.path.startswith(f"{self._run_dir}/")
-        ):
-            Path(device.supplies.image.path).unlink(missing_ok=True)
 
-    def _remove_backends(self, device: HotDevice, deadline: Deadline) -> None:
-        """Remove what was behind the device, the upper before the lower."""
+    def _remove_images(self) -> None:
+        """Remove the images made for devices that went with the machine."""
+        while self._images:
+            self._images.pop().unlink(missing_ok=True)
+
+    def _remove_backends(self, device: HotDevice) -> None:
+        """Remove what was behind the device, the upper before the lower.
+
+        The device is gone, so this is done whether or not the caller's time is up.
+        """
         if isinstance(device, Cdrom):
             commands = [Command("blockdev-del", {"node-name": node}) for node in device.medium_nodes()]
         else:
             commands = [step.unplug() for step in reversed(device.fragment.steps[:-1])]
         for command in commands:
-            self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
+            self._live.qmp.execute(command.name, dict(command.arguments))
 
     def _part(self, device: HotDevice, deadline: Deadline) -> None:
         """Have QEMU, and the guest, let the device go; wait until they have."""
         qmp = self._live.qmp
-        since = qmp.events.last
-        self._ask_to_go(device, deadline)
         parting = device.kind.parting(device.spec)
+        if parting != "at once":
+            self._check_guest_lives(device)
+        since = qmp.events.last
+        asked = self._ask_to_go(device, deadline)
         if parting == "polled":
             self._poll_until_gone(device, deadline)
             return
         if parting == "asked" and self._live.played_guest is not None:
             self._live.played_guest.eject_pending()
-        self._await_parting(device, since, deadline)
+        try:
+            if asked:
+                self._await_parting(device, since, deadline)
+            else:
+                # It has left QEMU's tree; it is gone for good when the event of its earlier unplug is there.
+                qmp.wait_event("DEVICE_DELETED", {"device": device.id}, since=0, timeout=deadline)
+        except QmpTimeout as error:
+            raise self._not_gone(device, deadline, "no answer") from error
 
-    def _ask_to_go(self, device: HotDevice, deadline: Deadline) -> None:
-        """Send ``device_del``; a guest that has just seen the plug may be too busy to be asked."""
+    def _check_guest_lives(self, device: HotDevice) -> None:
+        """Raise VMStateError where nobody can agree to an unplug any more."""
+        for name in _GUEST_GONE:
+            if self._live.channel is not None and self._live.qmp.events.since(0, name):
+                how = "panicked" if name == "GUEST_PANICKED" else "switched itself off"
+                raise VMStateError(
+                    f"the guest {how}, and cannot let {device.id!r} go: it is still plugged",
+                    f"last console lines:\n{self._live.console.tail()}",
+                )
+
+    def _ask_to_go(self, device: HotDevice, deadline: Deadline) -> bool:
+        """Send ``device_del``; return False if the device has gone meanwhile.
+
+        It may, after an unplug whose time was up before the guest agreed. A guest that has just seen the plug
+        may be too busy to be asked.
+        """
         while True:
             try:
                 self._live.qmp.execute("device_del", {"id": device.id}, timeout=deadline)
+            except QmpTimeout as error:
+                raise self._not_gone(device, deadline, "QEMU did not answer") from error
             except CommandError as error:
+                if error.class_ == "DeviceNotFound":
+                    return False
+                if _BEING_ASKED.search(error.desc):
+                    return True
                 if "busy" not in error.desc:
                     raise
                 if deadline.expired:
                     raise self._not_gone(device, deadline, error.desc) from error
                 threading.Event().wait(_RETRY_SECONDS)
             else:
-                return
+                return True
 
     def _await_parting(self, device: HotDevice, since: int, deadline: Deadline) -> None:
-        def concerns(data: dict[str, Any]) -> bool:
-            # Virtio devices announce a child first, which has a path but no device.
-            refused = data.get("info", {}).get("status") == _OST_REFUSED
-            return data.get("device") == device.id or refused
+        """Wait until the guest has agreed, refused, or gone."""
 
-        try:
-            event = self._live.qmp.wait_event(
-                (*_GONE, "ACPI_DEVICE_OST"), concerns, since=since, timeout=deadline
+        def concerns(data: dict[str, Any]) -> bool:
+            info = data.get("info", {})
+            # Virtio devices announce a child first, which has a path but no device.
+            mine = device.id in (data.get("device"), info.get("device"))
+            # A panic has an action, a shutdown a reason; what the guest refuses may name no device.
+            return (
+                mine
+                or (info.get("status") == _OST_REFUSED and "device" not in info)
+                or bool({"action", "reason"} & data.keys())
             )
-        except QmpTimeout as error:
-            raise self._not_gone(device, deadline, "no answer") from error
+
+        names = (*_GONE, "ACPI_DEVICE_OST", *(_GUEST_GONE if self._live.channel is not None else ()))
+        event = self._live.qmp.wait_event(names, concerns, since=since, timeout=deadline)
+        while event.name == "ACPI_DEVICE_OST" and event.data["info"]["status"] != _OST_REFUSED:
+            event = self._live.qmp.wait_event(names, concerns, since=event.seq, timeout=deadline)
+        if event.name in _GUEST_GONE:
+            self._check_guest_lives(device)
         if event.name != "DEVICE_DELETED":
             raise UnplugRejected(
                 f"the guest refused to let {device.id!r} go", f"{event.name} {event.data}", device=device.id

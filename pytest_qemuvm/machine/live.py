@@ -24,7 +24,7 @@ from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -279,6 +279,10 @@ class Live:
         except QmpError:
             return False
         return True
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call that when the machine has ended, too."""
+        self._stack.callback(callback)
 
     def close(self) -> None:
         """End everything that is left; idempotent, and never stops half way."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import NoFreeSlot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class SlotLedger:
@@ -22,17 +22,23 @@ class SlotLedger:
         """Slot -> id of the device that holds it."""
         return dict(self._taken)
 
-    def take(self, device: str) -> str:
-        """Give a free slot to a device. Raises NoFreeSlot."""
-        if not self._free:
-            raise NoFreeSlot(
-                f"no free slot for {device!r}",
-                "held: " + ", ".join(f"{slot} by {holder}" for slot, holder in self._taken.items()),
-                f"ask for more: hotplug_slots={len(self._taken) + 1} or higher",
-            )
-        slot = self._free.pop(0)
-        self._taken[slot] = device
-        return slot
+    def take(self, device: str, is_empty: Callable[[str], bool] = lambda _slot: True) -> str:
+        """Give a free slot to a device. Raises NoFreeSlot.
+
+        ``is_empty`` tells of a slot whether nothing is in it that this ledger does not know of.
+        """
+        for slot in self._free:
+            if is_empty(slot):
+                self._free.remove(slot)
+                self._taken[slot] = device
+                return slot
+        held = [f"{slot} by {holder}" for slot, holder in self._taken.items()]
+        held += [f"{slot} by what the test plugged itself" for slot in self._free]
+        raise NoFreeSlot(
+            f"no free slot for {device!r}",
+            f"held: {', '.join(held)}",
+            f"ask for more: hotplug_slots={len(held) + 1} or higher",
+        )
 
     def give_back(self, slot: str) -> None:
         """Free a slot; it goes to the end, so that a slot rests as long as it can."""
