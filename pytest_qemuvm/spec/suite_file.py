@@ -123,7 +123,7 @@ class _Reader:
             raise self._error(
                 entry.line, f"{entry.key} is not a list", f"write '- ' before each {kind.__name__}"
             )
-        keys = tuple(field.name for field in fields(kind))  # type: ignore[arg-type]  # all are dataclasses
+        keys = tuple(field.name for field in fields(kind) if field.name != "handle")  # type: ignore[arg-type]  # all are dataclasses
         devices = []
         for item in node.value:
             entries = self._entries(item, keys, f"a key of {kind.__name__}")

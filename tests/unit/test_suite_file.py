@@ -85,6 +85,7 @@ disks:
         ("templates:\n  web:\n    bsae: tiny", 3, ["'bsae'", "'base'"]),
         ("disks:\n  data: {size: 1G,\n    fromat: raw}", 3, ["'fromat'", "'format'"]),
         ("vms:\n  db:\n    disks:\n      - size: 1M\n        sreial: x", 5, ["'sreial'", "'serial'"]),
+        ("vms:\n  db:\n    disks:\n      - {size: 1M, handle: x}", 4, ["'handle'"]),
         ("vms:\n  db:\n    memory: 512", 3, ["memory"]),
         ("vms:\n  db:\n    cpus: two", 3, ["cpus"]),
         ("vms:\n  db:\n    balloon: 'yes'", 3, ["balloon"]),
