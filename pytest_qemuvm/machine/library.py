@@ -286,7 +286,9 @@ class TemplateLibrary:
         """Return the names of all that rests on a template."""
         vms = [vm.name for vm in self._session.vms() if vm.spec.template == template.name]
         disks = [disk.name for disk in self._session.disks() if disk.record.template == template.name]
-        return [*vms, *disks, *(other.name for other in self.all() if other.base is template)]
+        # Without the lock: it may be held by a thread that makes a template on this one, and waits for us.
+        others = [other.name for other in list(self._made.values()) if other.base is template]
+        return [*vms, *disks, *others]
 
     def boot_files(self, template: Template) -> list[Path]:
         """Return the kernel and RAM disk of a template's VMs."""
