@@ -11,16 +11,28 @@ if TYPE_CHECKING:
     from pytest_qemuvm.errors import LaunchError, QemuVMError
     from pytest_qemuvm.guest.channel import ExecResult
     from pytest_qemuvm.machine.vm import VM
-    from pytest_qemuvm.spec.devices import DiskSpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+    from pytest_qemuvm.spec.devices import (
+        CdromSpec,
+        CpuSpec,
+        DiskSpec,
+        MemorySpec,
+        NicSpec,
+        RngSpec,
+        SerialSpec,
+        UsbSpec,
+    )
     from pytest_qemuvm.spec.vm import VMSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
     "VM",
+    "CdromSpec",
+    "CpuSpec",
     "DiskSpec",
     "ExecResult",
     "LaunchError",
+    "MemorySpec",
     "NicSpec",
     "QemuVMError",
     "RngSpec",
@@ -31,6 +43,9 @@ __all__ = [
 
 _HOMES = {
     "VM": "pytest_qemuvm.machine.vm",
+    "CdromSpec": "pytest_qemuvm.spec.devices",
+    "CpuSpec": "pytest_qemuvm.spec.devices",
+    "MemorySpec": "pytest_qemuvm.spec.devices",
     "DiskSpec": "pytest_qemuvm.spec.devices",
     "ExecResult": "pytest_qemuvm.guest.channel",
     "NicSpec": "pytest_qemuvm.spec.devices",

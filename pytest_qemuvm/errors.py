@@ -4,6 +4,7 @@
 
     QemuVMError
      +-- SpecError (also ValueError)      a name, size or spec that can never be right
+     |    +-- ImageFormatError            a disk image that is not what its format says
      +-- SettingsError                    options, variables and ini contradict each other or make no sense
      +-- CapabilityError                  this host cannot do what was asked
      |    +-- QemuNotFound, QemuUnusable  no QEMU; something that is not a QEMU we can use
@@ -14,7 +15,13 @@
      +-- VMStateError
      |    +-- AlreadyRunning, NotRunning
      +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
+     +-- DiskStateError
+     |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
+     +-- TemplateStateError
+     |    +-- TemplateExists, TemplateInUse, TemplateModified
      +-- NoFreeSlot                       no bus slot left for a device
+     +-- UnplugRejected                   the guest refused to let a device go
+     +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
      +-- GuestCommandError                a command in the guest failed
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
@@ -31,6 +38,7 @@ lines) and what to do about it (``hint``). Tests assert on type and attributes, 
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +80,23 @@ class QemuVMError(Exception):
 
 class SpecError(QemuVMError, ValueError):
     """A name, size or spec that can never be right; raised before anything is touched."""
+
+
+class ImageFormatError(SpecError):
+    """The disk image at ``path`` is not what its ``format`` says, or leaves a format to be guessed."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        path: str | os.PathLike[str],
+        format: str,  # noqa: A002  # QEMU's word
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.path = os.fspath(path)
+        self.format = format
 
 
 class SettingsError(QemuVMError):
@@ -153,6 +178,79 @@ class NetworkNotFound(QemuVMError, LookupError):
     """No network of that name in this session."""
 
 
+class DiskStateError(QemuVMError):
+    """The disk is not in a state in which this can be done."""
+
+
+class DiskExists(DiskStateError):
+    """There is a disk of that name in this session already."""
+
+
+class AlreadyAttached(DiskStateError):
+    """The disk is attached; ``holder`` is the name of the VM that has it."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, holder: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.holder = holder
+
+
+class NotAttached(DiskStateError):
+    """The disk or device is not attached (any more)."""
+
+
+class InUse(DiskStateError):
+    """Somebody uses it; ``holder`` names who."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, holder: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.holder = holder
+
+
+class TemplateStateError(QemuVMError):
+    """The template is not in a state in which this can be done."""
+
+
+class TemplateExists(TemplateStateError):
+    """There is a template of that name in this session already."""
+
+
+class TemplateInUse(TemplateStateError):
+    """VMs, disks or other templates rest on it; ``users`` are their names."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, users: Sequence[str]
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.users = tuple(users)
+
+
+class TemplateModified(TemplateStateError):
+    """Files of a template have changed since it was made; ``paths`` are these.
+
+    What was made from it in the meantime cannot be believed.
+    """
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, paths: Sequence[str]
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.paths = tuple(paths)
+
+
+class UnplugRejected(QemuVMError):
+    """The guest refused to let a device go; it is still plugged. ``device`` is its id."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, device: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.device = device
+
+
 class NoFreeSlot(QemuVMError):
     """The machine has no slot left on the bus that the device needs."""
 
@@ -175,6 +273,23 @@ class WaitTimeout(QemuVMError):
         super().__init__(brief, details, hint)
         self.waited_for = waited_for
         self.seconds = seconds
+
+
+class UnplugTimeout(WaitTimeout):
+    """The guest did not acknowledge that a device goes; it is still plugged. ``device`` is its id."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        device: str,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        super().__init__(brief, details, hint, waited_for=waited_for, seconds=seconds)
+        self.device = device
 
 
 class GuestBootError(WaitTimeout):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddBlockNode, AddDevice, Fragment
+from pytest_qemuvm.spec.devices import DiskSpec
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import Bus, Parting, Supplies
     from pytest_qemuvm.devices.place import Image, Place
-    from pytest_qemuvm.spec.devices import DiskSpec
 
 DRIVERS = {"scsi": "scsi-hd", "nvme": "nvme", "usb": "usb-storage"}
 """The device on each bus; virtio's name depends on the transport."""
@@ -21,10 +23,7 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
     """
     file_node, format_node = f"{place.id}-file", f"{place.id}-fmt"
     properties: dict[str, Any] = place.on_bus(drive=format_node)
-    # NVMe refuses to exist without a serial.
-    serial = spec.serial or (place.id if spec.bus == "nvme" else None)
-    if serial:
-        properties["serial"] = serial
+    properties["serial"] = serial_of(spec, place.id)
     return Fragment(
         place.id,
         "disk",
@@ -38,3 +37,28 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
             AddDevice(DRIVERS.get(spec.bus) or place.virtio("blk"), place.id, properties),
         ),
     )
+
+
+def serial_of(spec: DiskSpec, name: str) -> str:
+    """Return the serial by which the guest tells a disk from all others: its id, unless the spec has one."""
+    return spec.serial or name
+
+
+def _bus(spec: DiskSpec) -> Bus:
+    return spec.bus if spec.bus in ("scsi", "usb") else "slot"
+
+
+def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
+    assert supplies.image is not None
+    return disk(spec, supplies.place, supplies.image)
+
+
+def _seen(spec: DiskSpec, supplies: Supplies) -> str:
+    return f"ls /dev/disk/by-id/*[-_]{serial_of(spec, supplies.place.id)}"
+
+
+def _parting(spec: DiskSpec) -> Parting:
+    return "at once" if spec.bus in ("scsi", "usb") else "asked"
+
+
+DISK = DeviceKind("disk", DiskSpec, _bus, _fragment, _seen, parting=_parting, needs="image")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddDevice, AddNetdev, Fragment
+from pytest_qemuvm.spec.devices import NicSpec
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import Supplies
     from pytest_qemuvm.devices.place import Place
-    from pytest_qemuvm.spec.devices import NicSpec
 
 
 def nic(spec: NicSpec, place: Place, mac: str) -> Fragment:
@@ -29,3 +31,15 @@ def nic(spec: NicSpec, place: Place, mac: str) -> Fragment:
         "nic",
         (AddNetdev("user", f"{place.id}-net", backend), AddDevice(driver, place.id, properties)),
     )
+
+
+def _fragment(spec: NicSpec, supplies: Supplies) -> Fragment:
+    assert supplies.mac is not None
+    return nic(spec, supplies.place, supplies.mac)
+
+
+def _seen(_spec: NicSpec, supplies: Supplies) -> str:
+    return f"grep -qix {supplies.mac} /sys/class/net/*/address"
+
+
+NIC = DeviceKind("nic", NicSpec, lambda _spec: "slot", _fragment, _seen, needs="mac")

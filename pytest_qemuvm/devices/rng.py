@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddDevice, AddObject, Fragment
+from pytest_qemuvm.spec.devices import RngSpec
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import Supplies
     from pytest_qemuvm.devices.place import Place
 
 
@@ -20,3 +23,14 @@ def rng(place: Place) -> Fragment:
             AddDevice(place.virtio("rng"), place.id, place.on_bus(rng=f"{place.id}-src")),
         ),
     )
+
+
+def _fragment(_spec: RngSpec, supplies: Supplies) -> Fragment:
+    return rng(supplies.place)
+
+
+def _seen(_spec: RngSpec, supplies: Supplies) -> str:
+    return f"ls -d {supplies.facts['at']}/virtio*/driver"
+
+
+RNG = DeviceKind("rng", RngSpec, lambda _spec: "slot", _fragment, _seen)

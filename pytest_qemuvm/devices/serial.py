@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.devices.steps import AddDevice, AddSocketChardev, Fragment
+from pytest_qemuvm.devices.kind import DeviceKind
+from pytest_qemuvm.devices.steps import AddDevice, AddListeningChardev, AddSocketChardev, Fragment
+from pytest_qemuvm.spec.devices import SerialSpec
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import Supplies
     from pytest_qemuvm.devices.place import Place
 
 
@@ -22,3 +25,29 @@ def serial_port(place: Place, name: str, fd: str) -> Fragment:
             ),
         ),
     )
+
+
+def _fragment(spec: SerialSpec, supplies: Supplies) -> Fragment:
+    assert supplies.path is not None
+    name, chardev = supplies.place.id, f"{supplies.place.id}-chr"
+    properties = {"bus": supplies.place.bus, "chardev": chardev, "name": spec.name}
+    return Fragment(
+        name,
+        "serial",
+        (AddListeningChardev(chardev, supplies.path), AddDevice("virtserialport", name, properties)),
+    )
+
+
+def _seen(spec: SerialSpec, _supplies: Supplies) -> str:
+    return f"test -e /dev/virtio-ports/{spec.name}"
+
+
+SERIAL = DeviceKind(
+    "serial",
+    SerialSpec,
+    lambda _spec: "vserial",
+    _fragment,
+    _seen,
+    parting=lambda _spec: "at once",
+    needs="path",
+)

@@ -132,6 +132,25 @@ class AddSocketChardev:
 
 
 @dataclass(frozen=True, slots=True)
+class AddListeningChardev:
+    """A character device that listens on a unix socket, for a machine that runs already."""
+
+    id: str
+    path: str
+
+    def argv(self) -> tuple[str, str]:  # noqa: D102
+        return "-chardev", f"socket,id={self.id},path={escaped(self.path)},server=on,wait=off"
+
+    def plug(self) -> Command:  # noqa: D102
+        address = {"type": "unix", "data": {"path": self.path}}
+        data = {"addr": address, "server": True, "wait": False}
+        return Command("chardev-add", {"id": self.id, "backend": {"type": "socket", "data": data}})
+
+    def unplug(self) -> Command:  # noqa: D102
+        return Command("chardev-remove", {"id": self.id})
+
+
+@dataclass(frozen=True, slots=True)
 class AddDevice:
     """A device that the guest sees."""
 

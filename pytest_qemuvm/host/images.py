@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import QemuVMError, SpecError
+from pytest_qemuvm.errors import ImageFormatError, QemuVMError, SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +20,9 @@ MAGIC = b"QFI\xfb"
 _CLUSTER_BITS = 16
 _CLUSTER = 1 << _CLUSTER_BITS
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # version 3, 104 bytes
-_BACKING_FORMAT = 0xE2792ACA  # header extension: the backing file's format, so that it is never probed
+BACKING_FORMAT = 0xE2792ACA  # header extension: the backing file's format, so that it is never probed
 _LONGEST_BACKING = 1023
+_QEMU_IMG_SECONDS = 30.0
 
 
 def make_image(plan: ImagePlan, path: Path) -> None:
@@ -32,7 +33,10 @@ def make_image(plan: ImagePlan, path: Path) -> None:
     """
     size = plan.size
     if plan.backing is not None:
-        size = virtual_size(plan.backing, plan.backing_format or "raw")
+        least = virtual_size(plan.backing, plan.backing_format or "raw")
+        size = least if size is None else size
+        if size < least:
+            raise SpecError(f"{size} bytes are too few for an overlay on {plan.backing}, which has {least}")
     assert size is not None
     content, length = b"", size
     if plan.format == "qcow2":
@@ -75,7 +79,7 @@ def qcow2_header(size: int, backing: str | None = None, backing_format: str | No
         if len(name) > _LONGEST_BACKING:
             raise SpecError(f"the path of the backing image is longer than {_LONGEST_BACKING} bytes")
         word = (backing_format or "raw").encode()
-        extensions += struct.pack(">II", _BACKING_FORMAT, len(word)) + word.ljust(
+        extensions += struct.pack(">II", BACKING_FORMAT, len(word)) + word.ljust(
             -(-len(word) // 8) * 8, b"\0"
         )
     extensions += struct.pack(">II", 0, 0)
@@ -110,10 +114,30 @@ def qcow2_header(size: int, backing: str | None = None, backing_format: str | No
     )
 
 
+def grow_image(path: Path, image_format: str, size: int) -> None:
+    """Make an image larger; ``size`` in bytes. Raises QemuVMError, with what qemu-img said.
+
+    Growing a qcow2 may move its tables, which is qemu-img's business.
+    """
+    if image_format == "raw":
+        with path.open("r+b") as file:
+            file.truncate(size)
+        return
+    from pytest_qemuvm.host.bounded import run_bounded  # noqa: PLC0415  # seldom needed
+
+    argv = ["qemu-img", "resize", "-q", "-f", image_format, str(path), str(size)]
+    try:
+        outcome = run_bounded(argv, seconds=_QEMU_IMG_SECONDS)
+    except OSError as error:
+        raise QemuVMError(f"qemu-img cannot be started: {error}", hint="run `qemuvm setup`") from error
+    if not outcome.ok:
+        raise QemuVMError(f"the disk image {path} cannot be made larger", outcome.evidence())
+
+
 def virtual_size(path: str, image_format: str) -> int:
     """Return the size in bytes that a guest would see.
 
-    Raises SpecError where the file is not of that format.
+    Raises SpecError where it cannot be read, ImageFormatError where it is not of that format.
     """
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # the path is a plan's string
@@ -124,5 +148,10 @@ def virtual_size(path: str, image_format: str) -> int:
     if image_format == "raw":
         return -(-length // 512) * 512
     if len(start) < 32 or not start.startswith(MAGIC):
-        raise SpecError(f"{path} is not a qcow2 image", hint="say format='raw' if it is a raw image")
+        raise ImageFormatError(
+            f"{path} is not a qcow2 image",
+            hint="say format='raw' if it is a raw image",
+            path=path,
+            format=image_format,
+        )
     return int(struct.unpack_from(">Q", start, 24)[0])

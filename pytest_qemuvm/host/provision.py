@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun
-from pytest_qemuvm.host.images import make_image
+from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.paths import runtime_root
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import ExitStack
 
-    from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.plan import ImagePlan, MachinePlan
 
 LOG_NAME = "qemu.log"
 
@@ -45,6 +45,15 @@ class Provisioner(Protocol):
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
+        """Make an image file; what removes it goes onto the stack."""
+
+    def make_disk(self, image: ImagePlan) -> None:
+        """Make an image file that belongs to the session; its directory too, if need be."""
+
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Make an image that nobody has open larger; ``size`` in bytes."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
@@ -83,7 +92,24 @@ class RealProvisioner:
             path, content = plan.firmware
             Path(path).write_bytes(content)
         for image in plan.images:
-            make_image(image, Path(image.path))
+            self.make_image(image, stack)
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
+        """Make one image."""
+        path = Path(image.path)
+        make_image(image, path)
+        stack.callback(path.unlink, missing_ok=True)
+
+    def make_disk(self, image: ImagePlan) -> None:
+        """Make an image below the session's directory."""
+        self._ensure_root()
+        path = Path(image.path)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        make_image(image, path)
+
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Make an image larger."""
+        grow_image(path, image_format, size)
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
@@ -121,6 +147,19 @@ class PlanningProvisioner:
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make nothing."""
+
+    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
+        """Make nothing."""
+
+    def make_disk(self, image: ImagePlan) -> None:
+        """Say that there will be no file."""
+        raise NotSupportedInDryRun(
+            f"dry-run: the disk {Path(image.path).name!r} was planned, not made",
+            hint="run with --qemu-real for a real one",
+        )
+
+    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
+        """Grow nothing: no disk was made."""
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Say that there will be no machine; the plan has been made and checked by then."""

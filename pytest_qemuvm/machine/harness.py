@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.arch import ARCHITECTURES
+from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.machine.disks import DiskShelf
+from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.suite import NO_SUITE
+from pytest_qemuvm.spec.vm import VMSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.library import Template
     from pytest_qemuvm.machine.lifecycle import Lifecycle
     from pytest_qemuvm.machine.templates import BootSource
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.settings import Settings
-    from pytest_qemuvm.spec.vm import VMSpec
+    from pytest_qemuvm.spec.suite import Suite
+    from pytest_qemuvm.spec.template import TemplateSpec
 
 STATES = ("stopped", "running", "paused", "io-error", "guest-panicked", "shutdown")
 """What ``qemuvm.vms(state=...)`` accepts."""
@@ -37,7 +47,13 @@ class Harness:
     """What the fixture ``qemuvm`` gives: the session's mode, its VMs, and the making of them."""
 
     def __init__(
-        self, settings: Settings, capabilities: Capabilities, cache: Path, progress: Callable[[str], None]
+        self,
+        settings: Settings,
+        capabilities: Capabilities,
+        cache: Path,
+        progress: Callable[[str], None],
+        kinds: Sequence[DeviceKind] = BUILT_IN_KINDS,
+        suite: Suite = NO_SUITE,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -58,7 +74,10 @@ class Harness:
             self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
-        self._services = Services(self.root, self._loop, self._provisioner, self)
+        self._shelf = DiskShelf(self.disk_dir, self._provisioner)
+        self._suite = suite
+        self._library = TemplateLibrary(self.root / "templates@", suite.templates, self)
+        self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, kinds)
 
     @property
     def mode(self) -> str:
@@ -69,6 +88,84 @@ class Harness:
     def network_mode(self) -> str:
         """``"real"`` or ``"dry-run"`` for networks that need privileges."""
         return "dry-run" if self.settings.network_dry_run or self.mode == "dry-run" else "real"
+
+    @property
+    def disk_dir(self) -> Path:
+        """Where the files of ``disk_factory`` are."""
+        return self.root / "disks@"
+
+    def disks(self, state: str | None = None) -> list[Disk]:
+        """Return the disks of the session, all or those ``available`` or ``attached``.
+
+        Raises SpecError (a ValueError) for any other state.
+        """
+        if state not in (None, "available", "attached"):
+            raise SpecError(
+                f"{state!r} is no state of a disk", hint=nearest(str(state), ("available", "attached"))
+            )
+        return [disk for disk in self._shelf.all() if state is None or disk.state == state]
+
+    def disk(self, name: str) -> Disk:
+        """Return a disk by name. Raises DiskNotFound."""
+        return self._shelf.get(name)
+
+    def create_disk(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
+        """Make a disk; its file is there, with that virtual size, when this returns. Raises DiskExists."""
+        return self._shelf.make(spec, name, owner)
+
+    def make_disk(self, name: str | None, owner: str, keywords: Mapping[str, Any]) -> Disk:
+        """Make a disk as ``disk_factory`` is asked for it, over what the suite's file says of that name.
+
+        With a template it is an overlay on the template's image, of the same size unless told otherwise.
+        """
+        known = self._suite.disks.get(name, {}) if name is not None else {}
+        wanted = {**known, **{key: value for key, value in keywords.items() if value is not None}}
+        template = wanted.pop("template", None)
+        if template is None:
+            return self.create_disk(DiskSpec(**{"size": "64M", **wanted}), name, owner)
+        start = self._library.get(template)
+        with start.in_use_by(name or "a disk that is being made"):
+            spec, image = start.planned_disk(wanted)
+            return self._shelf.make(spec, name, owner, (start.name, image))
+
+    def template(self, name: str) -> Template:
+        """Return a template by name: a built-in one, one of the suite's file, or one that a test made.
+
+        Raises TemplateNotFound.
+        """
+        return self._library.get(name)
+
+    def templates(self) -> list[Template]:
+        """Return the templates that were made in this session, the suite's as soon as they were asked for."""
+        return self._library.all()
+
+    def create_template(self, name: str, spec: TemplateSpec, owner: str) -> Template:
+        """Make a template; see ``TemplateLibrary.make``."""
+        return self._library.make(name, spec, owner)
+
+    def templates_owned_by(self, owner: str) -> list[Template]:
+        """Return the templates that were made for an owner, the last one first: it may rest on the others."""
+        return self._library.all(owner)[::-1]
+
+    def spec_for(self, name: str | None, keywords: Mapping[str, Any], where: str) -> VMSpec:
+        """Return a VM's spec: its template's keywords, over these the suite's for that name, and the given.
+
+        ``where`` names the origin of the given for the error. Raises SpecError and TemplateNotFound.
+        """
+        known = self._suite.vms.get(name, {}) if name is not None else {}
+        wanted = {**known, **keywords}
+        start = self._library.get(VMSpec().with_keywords(wanted, where).template)
+        return VMSpec().with_keywords({**start.keywords, **wanted, "template": start.name}, where)
+
+    def boot_files(self, spec: VMSpec) -> list[Path]:
+        """Return the kernel and RAM disk that a VM of that spec boots; none in dry-run."""
+        boot = self._guests.boot(spec)
+        names = (boot.kernel, boot.initrd) if boot else ()
+        return [Path(name) for name in names if name and Path(name).exists()]
+
+    def disks_owned_by(self, owner: str) -> list[Disk]:
+        """Return the disks that were made for an owner."""
+        return self._shelf.all(owner)
 
     def vms(self, state: str | None = None) -> list[VM]:
         """Return the VMs of the session, all or those observed in a state.
@@ -100,6 +197,10 @@ class Harness:
         Raises SpecError for a name or spec that cannot be right, VMStateError for a name that is taken,
         GuestUnavailable where the guest's files are missing.
         """
+        return self.make_vm(name, spec, self._library.get(spec.template), owner)
+
+    def make_vm(self, name: str | None, spec: VMSpec, template: Template, owner: str) -> VM:
+        """Do what ``create`` does, from a template that need not be known by name."""
         if name is not None:
             checked_name(name, "VM")
         with self._lock:
@@ -110,14 +211,15 @@ class Harness:
             # Taken before the lock is let go, so that two threads cannot both have it.
             self._owners[name] = owner
         try:
-            plan = self._plan(name, spec, owner)
+            with template.in_use_by(name):
+                plan = self._plan(name, template.planned(spec), owner)
+                vm = VM(name, spec, plan, self._services, template.setups)
+                with self._lock:
+                    self._vms[name] = vm
         except BaseException:
             with self._lock:
                 del self._owners[name]
             raise
-        vm = VM(name, spec, plan, self._services)
-        with self._lock:
-            self._vms[name] = vm
         return vm
 
     def _plan(self, name: str, spec: VMSpec, owner: str) -> MachinePlan:
@@ -159,15 +261,15 @@ class Harness:
         Raises an ExceptionGroup of what went wrong, after everything has been tried.
         """
         errors: list[Exception] = []
-        for vm in self.vms():
+        for step in (*(vm.delete for vm in self.vms()), *self._library.verifications()):
             try:
-                vm.delete()
+                step()
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
         self._loop.close()
         self._provisioner.close()
         if errors:
-            raise ExceptionGroup(f"{len(errors)} VMs could not be deleted in order", errors)
+            raise ExceptionGroup("the session could not be ended in order", errors)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the session as plain data, for listings."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live, StopStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_qemuvm.guest.console import Console
@@ -42,7 +43,14 @@ class Lifecycle:
     ``state`` is observed each time it is asked for; ``record`` is what the harness believes.
     """
 
-    def __init__(self, name: str, spec: VMSpec, plan: MachinePlan, services: Services) -> None:
+    def __init__(
+        self,
+        name: str,
+        spec: VMSpec,
+        plan: MachinePlan,
+        services: Services,
+        setups: Sequence[Callable[[Any], object]] = (),
+    ) -> None:
         self.name = name
         self.spec = spec
         self._record = VMRecord(name)
@@ -50,6 +58,7 @@ class Lifecycle:
         """What ended the last run: ``powerdown``, ``quit``, ``term`` or ``kill``."""
         self._plan = plan
         self._services = services
+        self._setups = setups
         self._run_dir = services.root / name
         self._live: Live | None = None
         self._last: Live | None = None
@@ -175,15 +184,22 @@ class Lifecycle:
             self._is_prepared = True
         self.stopped_by = None
         live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
+        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds)
         self._live = self._last = live
         self._record.state, self._record.pid = "running", live.process.pid
         self._record.starts += 1
         services.registry.vm_started(self)
         try:
             live.await_guest(deadline)
+            self._set_up()
         except BaseException:
             self._end(live, "quit")
             raise
+
+    def _set_up(self) -> None:
+        """Do what the template wants done after each boot: nothing of it would have outlived the last one."""
+        for setup in self._setups:
+            setup(self)
 
     def stop(self, *, graceful: bool = True) -> None:
         """Stop it: ask the guest to power down, then QEMU to quit, then SIGTERM, then SIGKILL.
@@ -223,6 +239,7 @@ class Lifecycle:
             live.qmp.execute("system_reset", timeout=deadline)
             live.qmp.wait_event("RESET", since=since, timeout=deadline)
             live.await_guest(deadline, after_boot=boot)
+            self._set_up()
 
     def pause(self) -> None:
         """Stop its processors. Raises NotRunning, and VMStateError unless it is running."""

@@ -20,10 +20,11 @@ from pytest_qemuvm.errors import (
 from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.interrupt import Interrupt
+from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.process import QemuProcess
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.hotplug import HotPlug
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.qmp.events import Event
 
@@ -67,6 +69,9 @@ class Live:
         self.qmp: Qmp
         self.console: Console
         self.channel: AgentChannel | None = None
+        self.played_guest: PlayedGuest | None = None
+        """What lets devices go where there is no guest to do it."""
+        self.hotplug: HotPlug
 
     @classmethod
     def launch(cls, plan: MachinePlan, provisioner: Provisioner, loop: LoopThread, run_dir: Path) -> Live:
@@ -90,6 +95,9 @@ class Live:
             reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
             reset.add_done_callback(live._on_guest_reset)
             live._shake_hands()
+            if "qtest" in provisioned.sockets and plan.machine.name in BASES:
+                live.played_guest = PlayedGuest(provisioned.sockets["qtest"], plan.machine.name)
+                stack.callback(live.played_guest.close)
             if plan.agent_ports:
                 from pytest_qemuvm.guest.agent import AgentChannel  # noqa: PLC0415  # bare has none
 
@@ -285,6 +293,10 @@ class Live:
         except QmpError:
             return False
         return True
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call that when the machine has ended, too."""
+        self._stack.callback(callback)
 
     def close(self) -> None:
         """End everything that is left; idempotent, and never stops half way."""

@@ -5,10 +5,28 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import CommandError, QemuVMError, SpecError, VMStateError
+from pytest_qemuvm.errors import (
+    CommandError,
+    QemuVMError,
+    QmpTimeout,
+    SpecError,
+    VMStateError,
+    WaitTimeout,
+)
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.keys import chord, keys_for
 from pytest_qemuvm.machine.lifecycle import Lifecycle
+from pytest_qemuvm.spec.sizes import parse_size
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.devices.place import Image
+    from pytest_qemuvm.machine.hotdevice import HotDevice
+    from pytest_qemuvm.spec.devices import DeviceSpec
+
+BALLOON_SECONDS = 60.0
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
@@ -42,6 +60,52 @@ class Outside(Lifecycle):
         if host_port is None:
             raise QemuVMError(f"QEMU does not list the forward of port {guest_port}", text)
         return host_port
+
+    @property
+    def devices(self) -> tuple[HotDevice, ...]:
+        """What is plugged into it now: what its spec asked for, and what was plugged since."""
+        return self._live.hotplug.devices if self._live is not None else ()
+
+    def hotplug(self, spec: DeviceSpec, *, timeout: float = PLUG_SECONDS) -> HotDevice:
+        """Plug a device into the running machine and return it when QEMU, and the guest, has it.
+
+        ``spec`` is a DiskSpec, NicSpec, UsbSpec, SerialSpec, RngSpec, MemorySpec or CpuSpec; ``timeout`` is
+        in seconds. Used as a context manager, the device is unplugged on leaving. Raises NotRunning,
+        NoFreeSlot, SpecError where QEMU refuses it, WaitTimeout where the guest does not see it; nothing is
+        left then.
+        """
+        return self.plug(spec, None, timeout)
+
+    def plug(self, spec: DeviceSpec, image: Image | None, timeout: float) -> HotDevice:
+        """Plug a device; a disk on an image that is there already, if one is given."""
+        return self._running().hotplug.plug(spec, image, Deadline.after(timeout))
+
+    def balloon(self, size: int | str, *, timeout: float = BALLOON_SECONDS) -> None:
+        """Have the guest keep so much of its memory and give the rest back; ``size`` is what it keeps.
+
+        Waits until the balloon has that size; it moves slowly. Raises VMStateError for a VM without
+        ``balloon=True``, SpecError for more than the VM has, WaitTimeout where the guest does not follow.
+        """
+        wanted = parse_size(size, "balloon")
+        if not self.spec.balloon:
+            raise VMStateError(f"VM {self.name!r} has no balloon", hint="ask for one: balloon=True")
+        if wanted > self.spec.bytes:
+            raise SpecError(f"balloon: {size!r} is more than the VM's memory")
+        qmp, deadline = self.qmp, Deadline.after(timeout)
+        since = qmp.events.last
+        qmp.execute("balloon", {"value": wanted}, timeout=deadline)
+        if qmp.execute("query-balloon")["actual"] == wanted:
+            return
+        try:
+            qmp.wait_event("BALLOON_CHANGE", {"actual": wanted}, since=since, timeout=deadline)
+        except QmpTimeout as error:
+            actual = qmp.execute("query-balloon")["actual"]
+            raise WaitTimeout(
+                f"the balloon of {self.name!r} did not reach {wanted} bytes within {timeout:g} s",
+                f"it is at {actual}",
+                waited_for="BALLOON_CHANGE",
+                seconds=timeout,
+            ) from error
 
     def screenshot(self, path: str | os.PathLike[str]) -> Path:
         """Write what is on the screen to a PNG file and return its path.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.lifecycle import Lifecycle
@@ -27,8 +30,16 @@ class Registry(Protocol):
 class Services:
     """What all VMs of a session share."""
 
+    tag: str
     root: Path
     """The session's directory; each VM has its own below it."""
     loop: LoopThread
     provisioner: Provisioner
     registry: Registry
+    kinds: Sequence[DeviceKind]
+    """What can be plugged."""
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def socket_path(self) -> Path:
+        """Return a path for a unix socket: private to the session, short, and never used before."""
+        return self.root / f"s{next(self.numbers)}"

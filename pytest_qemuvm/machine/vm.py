@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
+from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
 from pytest_qemuvm.machine.outside import Outside
+from pytest_qemuvm.spec.devices import DiskSpec
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.hotdevice import HotDevice
+    from pytest_qemuvm.spec.devices import DiskBus
 
 
 class VM(Inside, Outside):
@@ -12,3 +22,28 @@ class VM(Inside, Outside):
     Its life is in ``lifecycle``, what a test does in its guest in ``inside``, what it does to it from outside
     in ``outside``.
     """
+
+    def _start(self) -> None:
+        """Start it with the disks of ``disk_factory`` that its spec names, which must be free."""
+        for spec in self.spec.disks:
+            if spec.handle is not None:
+                spec.handle.check_free_for(self)
+        super()._start()
+        for device in self.devices:
+            if isinstance(device.spec, DiskSpec) and device.spec.handle is not None:
+                device.spec.handle.attached_from_start(self, device)
+
+    def attach(
+        self, disk: Disk, *, bus: DiskBus = "virtio", read_only: bool = False, timeout: float = PLUG_SECONDS
+    ) -> HotDevice:
+        """Attach a disk to the running machine and return when QEMU, and the guest, has it.
+
+        Raises NotRunning, and AlreadyAttached, naming the holder, where the disk is attached to this VM or
+        another; several may share one that all attach with ``read_only``.
+        """
+        return disk.attach(self, bus, read_only=read_only, timeout=timeout)
+
+    def detach(self, disk: Disk, *, timeout: float = UNPLUG_SECONDS) -> None:
+        """Detach a disk and return when it is gone and its file is free. Raises NotAttached."""
+        self._running()
+        disk.detach(self, timeout)

@@ -11,23 +11,26 @@ from pytest_qemuvm.devices.controllers import (
     serial_controller,
     usb_controller,
 )
-from pytest_qemuvm.devices.disk import disk
-from pytest_qemuvm.devices.nic import nic
-from pytest_qemuvm.devices.place import Image, Place
+from pytest_qemuvm.devices.disk import DISK
+from pytest_qemuvm.devices.kind import Supplies
+from pytest_qemuvm.devices.nic import NIC
+from pytest_qemuvm.devices.place import Place
 from pytest_qemuvm.devices.platform import balloon, display, panic_notifier, vm_generation_id
 from pytest_qemuvm.devices.rng import rng
-from pytest_qemuvm.devices.serial import serial_port
+from pytest_qemuvm.devices.serial import SERIAL, serial_port
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.identity import mac_address
-from pytest_qemuvm.plan.model import ImagePlan, PlannedNic
+from pytest_qemuvm.plan.images import image_for
+from pytest_qemuvm.plan.model import PlannedDevice, PlannedNic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_qemuvm.arch import Machine
+    from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.steps import Fragment
-    from pytest_qemuvm.plan.model import Surroundings
-    from pytest_qemuvm.spec.devices import DiskSpec
+    from pytest_qemuvm.plan.model import ImagePlan, Surroundings
+    from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec
     from pytest_qemuvm.spec.vm import VMSpec
 
 AGENT_PORTS = 4
@@ -43,12 +46,13 @@ class Layout:
     """All fragments in the order of the command line."""
 
     built_in: tuple[Fragment, ...]
-    requested: tuple[Fragment, ...]
+    requested: tuple[PlannedDevice, ...]
     images: tuple[ImagePlan, ...]
     nics: tuple[PlannedNic, ...]
     agent_sockets: tuple[str, ...]
     sockets: tuple[str, ...]
     free_ports: tuple[str, ...]
+    held_ports: tuple[tuple[str, str], ...]
 
 
 class _RootPorts:
@@ -57,11 +61,14 @@ class _RootPorts:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self.ids: list[str] = []
+        self.held: list[tuple[str, str]] = []
 
-    def next(self) -> str | None:
+    def next(self, holder: str | None = None) -> str | None:
         if self._machine.hotplug != "root-port":
             return self._machine.root_bus
         self.ids.append(f"rp{len(self.ids)}")
+        if holder is not None:
+            self.held.append((self.ids[-1], holder))
         return self.ids[-1]
 
     def fragments(self) -> Iterator[Fragment]:
@@ -74,12 +81,13 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
     ports = _RootPorts(machine)
     images: list[ImagePlan] = []
     nics: list[PlannedNic] = []
-    requested: list[Fragment] = []
+    requested: list[PlannedDevice] = []
     for index, disk_spec in enumerate(spec.disks):
         _check_bus(disk_spec.bus, machine)
-        image, made = _image(disk_spec, f"{world.run_dir}/disk{index}")
+        image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
-        requested.append(disk(disk_spec, _disk_place(disk_spec, index, machine, ports), image))
+        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image)
+        requested.append(_planned(DISK, disk_spec, supplies))
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":
             _check_bus(nic_spec.model, machine, needs_pci=True)
@@ -87,11 +95,12 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
             f"nic{index}", nic_spec.mac or mac_address(world.tag, world.name, index), nic_spec.forward
         )
         nics.append(planned)
-        requested.append(nic(nic_spec, Place(planned.id, ports.next(), machine.transport), planned.mac))
+        place = Place(planned.id, ports.next(planned.id), machine.transport)
+        requested.append(_planned(NIC, nic_spec, Supplies(place, mac=planned.mac)))
     for index, serial in enumerate(spec.serials):
-        requested.append(serial_port(Place(f"serial{index}", "vserial.0"), serial.name, f"serial{index}"))
-    if spec.balloon:
-        requested.append(balloon(Place("balloon0", machine.root_bus, machine.transport)))
+        place = Place(f"serial{index}", "vserial.0")
+        fragment = serial_port(place, serial.name, f"serial{index}")
+        requested.append(PlannedDevice(SERIAL, serial, Supplies(place), fragment))
     free = [ports.next() for _ in range(spec.hotplug_slots)] if machine.hotplug == "root-port" else []
     agent = tuple(f"agent{number}" for number in range(AGENT_PORTS)) if world.boot else ()
     return Layout(
@@ -102,7 +111,12 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
         agent_sockets=agent,
         sockets=(*agent, *(f"serial{index}" for index in range(len(spec.serials)))),
         free_ports=tuple(port for port in free if port),
+        held_ports=tuple(ports.held),
     )
+
+
+def _planned(kind: DeviceKind, spec: DeviceSpec, supplies: Supplies) -> PlannedDevice:
+    return PlannedDevice(kind, spec, supplies, kind.fragment(spec, supplies))
 
 
 def _built_in(spec: VMSpec, machine: Machine, agent: tuple[str, ...]) -> Iterator[Fragment]:
@@ -118,6 +132,8 @@ def _built_in(spec: VMSpec, machine: Machine, agent: tuple[str, ...]) -> Iterato
     for bus, controller in _CONTROLLERS.items():
         if machine.transport == "pci" or bus not in _PCI_ONLY:
             yield controller(place(bus))
+    if spec.balloon:
+        yield balloon(place("balloon0"))
     for name in machine.platform:
         if name != "display" or spec.display:
             yield _PLATFORM[name](place(name))
@@ -135,15 +151,4 @@ def _disk_place(spec: DiskSpec, index: int, machine: Machine, ports: _RootPorts)
         return Place(name, "scsi.0")
     if spec.bus == "usb":
         return Place(name, "usb.0")
-    return Place(name, ports.next(), machine.transport)
-
-
-def _image(spec: DiskSpec, stem: str) -> tuple[Image, tuple[ImagePlan, ...]]:
-    """Return the image that QEMU opens for a disk, and what has to be made for it to exist."""
-    if spec.path is None:
-        image = Image(f"{stem}.{spec.format}", spec.format)
-        return image, (ImagePlan(image.path, image.format, spec.bytes),)
-    if spec.read_only:
-        return Image(str(spec.path), spec.format), ()
-    overlay = Image(f"{stem}.overlay.qcow2", "qcow2")
-    return overlay, (ImagePlan(overlay.path, "qcow2", None, str(spec.path), spec.format),)
+    return Place(name, ports.next(name), machine.transport)

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.arch import machine_type
-from pytest_qemuvm.devices.steps import AddSocketChardev, escaped
+from pytest_qemuvm.devices.steps import AddObject, AddSocketChardev, escaped
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.layout import lay_out
 from pytest_qemuvm.plan.model import MachinePlan
@@ -39,6 +39,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
     if spec.kernel and world.boot is None:
         raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
     layout = lay_out(spec, machine, world)
+    fragments = (*layout.built_in, *(device.fragment for device in layout.requested))
     console_log = f"{world.run_dir}/console.log"
     firmware = None if world.boot else (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware)
     return MachinePlan(
@@ -50,11 +51,12 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 _processor(spec, machine, world),
                 _boot(spec, machine, world, firmware[0] if firmware else None),
                 _channels(console_log),
-                chain.from_iterable(fragment.argv() for fragment in (*layout.built_in, *layout.requested)),
+                () if world.boot else _guests_hands(),
+                chain.from_iterable(fragment.argv() for fragment in fragments),
                 spec.args,
             )
         ),
-        sockets=("qmp", "console", *layout.sockets),
+        sockets=("qmp", "console", *(() if world.boot else ("qtest",)), *layout.sockets),
         agent_ports=layout.agent_sockets,
         images=layout.images,
         firmware=firmware,
@@ -62,6 +64,9 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         devices=layout.requested,
         nics=layout.nics,
         free_ports=layout.free_ports,
+        held_ports=layout.held_ports,
+        machine=machine,
+        ids=frozenset(fragment.id for fragment in fragments),
         display=any(fragment.kind == "display" for fragment in layout.built_in),
         guest=world.boot is not None,
     )
@@ -109,3 +114,9 @@ def _channels(console_log: str) -> Iterator[str]:
     yield from ("-mon", "chardev=qmp,mode=control")
     yield from AddSocketChardev("console", "console", logfile=console_log).argv()
     yield from ("-serial", "chardev:console")
+
+
+def _guests_hands() -> Iterator[str]:
+    """Yield the port through which the harness plays the guest where there is none: it lets devices go."""
+    yield from AddSocketChardev("qtest", "qtest").argv()
+    yield from AddObject("qtest", "qtest0", {"chardev": "qtest", "log": "none"}).argv()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_qemuvm.arch import Architecture
+    from pytest_qemuvm.arch import Architecture, Machine
+    from pytest_qemuvm.devices.kind import DeviceKind, Supplies
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.spec.boot import KernelBoot
+    from pytest_qemuvm.spec.devices import DeviceSpec
 
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(.*)")
 
@@ -60,6 +62,16 @@ class PlannedNic:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedDevice:
+    """A device that the test asked for, plugged from the start."""
+
+    kind: DeviceKind
+    spec: DeviceSpec
+    supplies: Supplies
+    fragment: Fragment
+
+
+@dataclass(frozen=True, slots=True)
 class MachinePlan:
     """Everything that is decided before anything is done."""
 
@@ -74,11 +86,17 @@ class MachinePlan:
     firmware: tuple[str, bytes] | None
     """A firmware image to be written: path and content."""
     console_log: str
-    devices: tuple[Fragment, ...]
+    devices: tuple[PlannedDevice, ...]
     """What the test asked for; root ports and the like are not among it."""
     nics: tuple[PlannedNic, ...]
     free_ports: tuple[str, ...]
     """Root ports left for hot-plug."""
+    held_ports: tuple[tuple[str, str], ...]
+    """Root ports that hold a device from the start, with its id."""
+    machine: Machine
+    """The row of the machine type."""
+    ids: frozenset[str]
+    """Ids of all devices of the command line: none may be used again."""
     display: bool
     """Whether it has a graphics adapter."""
     guest: bool
@@ -115,7 +133,7 @@ class MachinePlan:
             "argv": list(self.argv),
             "sockets": list(self.sockets),
             "images": [asdict(image) for image in self.images],
-            "devices": [{"id": device.id, "kind": device.kind} for device in self.devices],
+            "devices": [{"id": device.fragment.id, "kind": device.kind.name} for device in self.devices],
             "nics": [asdict(nic) for nic in self.nics],
             "free_ports": list(self.free_ports),
             "guest": self.guest,

@@ -6,13 +6,18 @@ what was proven of the host; the rest comes with the first VM.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_qemuvm.plugin.fixtures import (
+    disk_factory,
     module_vm_factory,
     qemuvm,
     qmp,
+    session_template_factory,
     session_vm_factory,
+    template_factory,
     vm,
     vm_factory,
     vm_spec,
@@ -21,11 +26,17 @@ from pytest_qemuvm.plugin.hooks import SessionHooks
 from pytest_qemuvm.plugin.state import configure, worker_data
 from pytest_qemuvm.spec.settings import OPTIONS
 
+if TYPE_CHECKING:
+    from pytest_qemuvm.devices.kind import DeviceKind
+
 __all__ = [
+    "disk_factory",
     "module_vm_factory",
     "qemuvm",
     "qmp",
+    "session_template_factory",
     "session_vm_factory",
+    "template_factory",
     "vm",
     "vm_factory",
     "vm_spec",
@@ -66,3 +77,17 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: object) -> None:
     """Hand the decision to an xdist worker, which must not decide again."""
     node.workerinput["qemuvm"] = worker_data(node.config)  # type: ignore[attr-defined]
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Offer our own hooks."""
+    from pytest_qemuvm.plugin import hookspecs  # noqa: PLC0415
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_qemuvm_device_kinds() -> tuple[DeviceKind, ...]:
+    """Return the built-in kinds of devices."""
+    from pytest_qemuvm.devices.registry import BUILT_IN  # noqa: PLC0415  # the first VM pays for it
+
+    return BUILT_IN

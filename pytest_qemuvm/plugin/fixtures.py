@@ -10,11 +10,15 @@ import pytest
 from pytest_qemuvm.plugin.state import STATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import os
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.harness import Harness
+    from pytest_qemuvm.machine.library import Template
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.qmp import Qmp
+    from pytest_qemuvm.spec.devices import DiskFormat
     from pytest_qemuvm.spec.vm import VMSpec
 
 
@@ -23,6 +27,47 @@ class VMFactory(Protocol):
 
     def __call__(self, name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
         """Return a new VM, started unless told otherwise; it is deleted when the fixture's scope ends."""
+
+
+class DiskFactory(Protocol):
+    """What ``disk_factory`` gives."""
+
+    def __call__(
+        self,
+        size: int | str | None = None,
+        *,
+        name: str | None = None,
+        format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
+        template: str | Template | None = None,
+        serial: str | None = None,
+    ) -> Disk:
+        """Return a new disk; it is deleted when the test ends.
+
+        Without a ``template`` it is empty, of 64 MiB and qcow2 unless told otherwise; with one it is an
+        overlay on the template's image and has its size. What ``qemuvm.yaml`` says of the name lies below.
+        """
+
+
+class TemplateFactory(Protocol):
+    """What ``template_factory`` gives."""
+
+    def __call__(
+        self,
+        name: str,
+        *,
+        base: str | Template = "tiny",
+        image: str | os.PathLike[str] | None = None,
+        format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
+        setup: str | Sequence[str] | Callable[[VM], object] | None = None,
+        **spec: Any,
+    ) -> Template:
+        """Return a new template: another one, ``base``, with keywords of a spec added.
+
+        ``image`` is a disk image of yours that VMs and disks of the template get overlays on; its format must
+        be said, and it is never written. ``setup`` are commands for the guest, or a function that is given
+        the VM. Without an image it is done after each boot of each VM, because nothing of ``tiny`` outlives
+        a boot; with one it is done once, now, and what it wrote to the disk becomes the template's.
+        """
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +89,10 @@ def vm_spec() -> VMSpec | Mapping[str, Any]:
 
 @pytest.fixture
 def vm_factory(
-    request: pytest.FixtureRequest, qemuvm: Harness, vm_spec: VMSpec | Mapping[str, Any]
+    request: pytest.FixtureRequest,
+    qemuvm: Harness,
+    vm_spec: VMSpec | Mapping[str, Any],
+    template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
 ) -> Iterator[VMFactory]:
     """Make VMs that live as long as the test: ``vm_factory(name=None, *, start=True, **spec)``."""
     marks = list(request.node.iter_markers("qemuvm"))
@@ -53,17 +101,63 @@ def vm_factory(
 
 
 @pytest.fixture(scope="module")
-def module_vm_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[VMFactory]:
+def module_vm_factory(
+    request: pytest.FixtureRequest,
+    qemuvm: Harness,
+    session_template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
+) -> Iterator[VMFactory]:
     """Make VMs that live as long as the module: the same call as ``vm_factory``."""
     with _factory(qemuvm, request.node, {}, list(request.node.iter_markers("qemuvm"))) as factory:
         yield factory
 
 
 @pytest.fixture(scope="session")
-def session_vm_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[VMFactory]:
+def session_vm_factory(
+    request: pytest.FixtureRequest,
+    qemuvm: Harness,
+    session_template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
+) -> Iterator[VMFactory]:
     """Make VMs that live as long as the session: the same call as ``vm_factory``."""
     with _factory(qemuvm, request.node, {}, []) as factory:
         yield factory
+
+
+@pytest.fixture(scope="session")
+def session_template_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[TemplateFactory]:
+    """Make templates that live as long as the session: the same call as ``template_factory``."""
+    with _templates(qemuvm, request.node) as factory:
+        yield factory
+
+
+@pytest.fixture
+def template_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[TemplateFactory]:
+    """Make templates that live as long as the test: ``template_factory(name, *, base="tiny", ...)``."""
+    with _templates(qemuvm, request.node) as factory:
+        yield factory
+
+
+@pytest.fixture
+def disk_factory(
+    request: pytest.FixtureRequest,
+    qemuvm: Harness,
+    template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
+) -> Iterator[DiskFactory]:
+    """Make disks that live as long as the test: ``disk_factory(size="64M", *, name=None, ...)``."""
+    owner = request.node.nodeid
+
+    def make(
+        size: int | str | None = None,
+        *,
+        name: str | None = None,
+        format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
+        template: str | Template | None = None,
+        serial: str | None = None,
+    ) -> Disk:
+        keywords = {"size": size, "format": format, "template": template, "serial": serial}
+        return qemuvm.make_disk(name, owner, keywords)
+
+    yield make
+    _each(qemuvm.disks_owned_by(owner), "discard", f"disks of {owner}")
 
 
 @pytest.fixture
@@ -83,13 +177,13 @@ def _factory(
     harness: Harness, node: pytest.Item | pytest.Collector, base: Any, marks: list[pytest.Mark]
 ) -> Iterator[VMFactory]:
     """Give a factory whose VMs are deleted on leaving; what goes wrong then is raised all at once."""
-    from pytest_qemuvm.plugin.needs import spec_from  # noqa: PLC0415
+    from pytest_qemuvm.plugin.needs import keywords_from  # noqa: PLC0415
 
-    common = spec_from(base, marks, "the fixture vm_spec")
+    common = keywords_from(base, marks, "the fixture vm_spec")
     owner = node.nodeid or "session"
 
     def make(name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
-        made = harness.create(name, common.with_keywords(spec, "vm_factory"), owner)
+        made = harness.create(name, harness.spec_for(name, {**common, **spec}, "vm_factory"), owner)
         if start:
             made.start()
         return made
@@ -97,15 +191,40 @@ def _factory(
     try:
         yield make
     finally:
-        _delete_all(harness, owner)
+        _each(harness.owned_by(owner), "delete", f"VMs of {owner}")
 
 
-def _delete_all(harness: Harness, owner: str) -> None:
+@contextmanager
+def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> Iterator[TemplateFactory]:
+    """Give a factory whose templates are deleted on leaving."""
+    from pytest_qemuvm.spec.template import TemplateSpec  # noqa: PLC0415
+
+    owner = node.nodeid or "session"
+
+    def make(
+        name: str,
+        *,
+        base: str | Template = "tiny",
+        image: str | os.PathLike[str] | None = None,
+        format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
+        setup: str | Sequence[str] | Callable[[VM], object] | None = None,
+        **spec: Any,
+    ) -> Template:
+        return harness.create_template(name, TemplateSpec(base, image, format, setup, spec), owner)
+
+    try:
+        yield make
+    finally:
+        _each(harness.templates_owned_by(owner), "delete", f"templates of {owner}")
+
+
+def _each(things: Sequence[VM | Disk | Template], end: str, what: str) -> None:
+    """End all of them by the method of that name; what goes wrong is raised when all have been tried."""
     errors: list[Exception] = []
-    for vm in harness.owned_by(owner):
+    for thing in things:
         try:
-            vm.delete()
+            getattr(thing, end)()
         except Exception as error:  # noqa: BLE001  # all of them are raised below
             errors.append(error)
     if errors:
-        raise ExceptionGroup(f"VMs of {owner} could not be deleted in order", errors)
+        raise ExceptionGroup(f"{what} could not be deleted in order", errors)

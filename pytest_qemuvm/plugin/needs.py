@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,12 +76,21 @@ def _unmet(need: str, state: SessionState) -> str | None:
     return None
 
 
-def spec_from(base: VMSpec | Mapping[str, Any] | None, marks: Iterable[pytest.Mark], where: str) -> VMSpec:
-    """Return the fixture ``vm_spec``'s value, as a spec or as keywords, with the marks' keys laid over it."""
+def keywords_from(
+    base: VMSpec | Mapping[str, Any] | None, marks: Iterable[pytest.Mark], where: str
+) -> dict[str, Any]:
+    """Return the fixture ``vm_spec``'s value as keywords, with the marks' keys laid over it.
+
+    Of a VMSpec that is what differs from the default: the rest is left to the template.
+    """
     if isinstance(base, VMSpec):
-        spec = base
+        found = {field.name: getattr(base, field.name) for field in fields(base)}
+        said = {field.name: found[field.name] for field in fields(base) if found[field.name] != field.default}
     elif base is None or hasattr(base, "keys"):
-        spec = VMSpec().with_keywords(base or {}, where)
+        said = dict(base or {})
+        VMSpec().with_keywords(said, where)
     else:
         raise SpecError(f"{where} gave {base!r}", hint="return a VMSpec or a dict of its keywords")
-    return spec.with_keywords(merged(marks), WHERE)
+    marked = merged(marks)
+    VMSpec().with_keywords(marked, WHERE)
+    return {**said, **marked}

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_qemuvm.errors import QemuVMError, SettingsError
 from pytest_qemuvm.spec.settings import OPTIONS, Settings, resolve
+from pytest_qemuvm.spec.suite import NO_SUITE, Suite
 
 if TYPE_CHECKING:
     from pytest_qemuvm.host.capabilities import Capabilities
@@ -26,6 +27,8 @@ class SessionState:
         self.settings = settings
         self.capabilities = capabilities
         self.cache = cache
+        self.suite = NO_SUITE
+        """What the suite's file names."""
         self.harness: Harness | None = None
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
@@ -48,7 +51,11 @@ class SessionState:
         if self.harness is None:
             from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
 
-            self.harness = Harness(self.settings, self.capabilities, self.cache, self._progress)
+            found = self.config.hook.pytest_qemuvm_device_kinds(config=self.config)
+            kinds = tuple(kind for kinds in found for kind in kinds)
+            self.harness = Harness(
+                self.settings, self.capabilities, self.cache, self._progress, kinds, self.suite
+            )
         return self.harness
 
     def close(self) -> None:
@@ -70,6 +77,8 @@ class SessionState:
             reporter.write_line(f"qemuvm: {line}")
 
 
+SUITE_FILE = "qemuvm.yaml"
+
 STATE: pytest.StashKey[SessionState] = pytest.StashKey()
 
 
@@ -88,9 +97,11 @@ def configure(config: pytest.Config) -> SessionState:
             settings = resolve(_command_line(config), os.environ, _ini(config))
             _check_plan_file(settings)
             capabilities = discover(settings, cache)
+        suite = _read_suite(config, settings)
     except QemuVMError as error:
         raise pytest.UsageError(str(error)) from error
     state = config.stash[STATE] = SessionState(config, settings, capabilities, cache)
+    state.suite = suite
     return state
 
 
@@ -110,6 +121,28 @@ def _command_line(config: pytest.Config) -> dict[str, Any]:
 
 def _ini(config: pytest.Config) -> dict[str, str | None]:
     return {option.name: str(config.getini(option.ini) or "") for option in OPTIONS}
+
+
+def _read_suite(config: pytest.Config, settings: Settings) -> Suite:
+    """Read the file that names the suite's VMs, templates and disks, if there is one.
+
+    A relative path that was given is looked for where pytest was started, then in the rootdir. Raises
+    SettingsError, with file and line, for what it should not say, and where a file that was given is missing.
+    """
+    if settings.config is None:
+        path = config.rootpath / SUITE_FILE
+        if not path.is_file():
+            return NO_SUITE
+    else:
+        places = [base / settings.config for base in (config.invocation_params.dir, config.rootpath)]
+        path = next((place for place in places if place.is_file()), places[0])
+    from pytest_qemuvm.spec.suite_file import parse_suite  # noqa: PLC0415  # YAML, which few suites use
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", hint="--qemu-config names it") from error
+    return parse_suite(text, path)
 
 
 def _check_plan_file(settings: Settings) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.spec.names import checked_name, existing_file
@@ -13,6 +13,7 @@ from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
 
 DiskBus = Literal["virtio", "scsi", "nvme", "usb"]
 DiskFormat = Literal["qcow2", "raw"]
@@ -23,6 +24,7 @@ Transport = Literal["pci", "mmio"]
 LARGEST_DISK = 2 << 50
 """Bytes: with its clusters of 64 KiB, a qcow2 image cannot map more."""
 RESERVED_PORTS = "org.qemuvm."
+DIMM_BLOCK = 128 * 1024 * 1024
 
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
@@ -65,6 +67,8 @@ class DiskSpec(DeviceSpec):
     format: DiskFormat = "qcow2"
     read_only: bool = False
     path: str | os.PathLike[str] | None = None
+    handle: Any = field(default=None, repr=False)
+    """The disk of ``disk_factory`` that this is, whose own file is written; set by the disk itself."""
 
     def __post_init__(self) -> None:
         one_of(self.bus, DiskBus, "disk bus")
@@ -155,3 +159,55 @@ class UsbSpec(DeviceSpec):
 
     def __post_init__(self) -> None:
         one_of(self.kind, Literal["kbd", "mouse", "tablet"], "USB device")
+
+
+@dataclass(frozen=True, slots=True)
+class CpuSpec(DeviceSpec):
+    """One more processor, of the machine's own model; the spec's ``cpus`` are there from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpec(DeviceSpec):
+    """More memory.
+
+    ``kind="dimm"``: a memory module, all of it or nothing. ``kind="virtio-mem"``: a device that can be
+    resized up to its ``size`` while it is plugged; an unplug only empties it. Sizes are multiples of 128 MiB,
+    the least that Linux takes on x86_64.
+    """
+
+    size: int | str
+    kind: Literal["dimm", "virtio-mem"] = "dimm"
+
+    def __post_init__(self) -> None:
+        one_of(self.kind, Literal["dimm", "virtio-mem"], "kind of memory")
+        object.__setattr__(self, "size", memory_blocks(self.size))
+
+    @property
+    def bytes(self) -> int:
+        """The size in bytes."""
+        assert isinstance(self.size, int)
+        return self.size
+
+
+def memory_blocks(size: int | str) -> int:
+    """Return a size of memory in bytes. Raises SpecError unless it is a multiple of 128 MiB."""
+    wanted = parse_size(size, "memory size")
+    if wanted % DIMM_BLOCK:
+        raise SpecError(f"memory size: {size!r} is not a multiple of 128M")
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class CdromSpec(DeviceSpec):
+    """A CD drive with a medium, an ISO image or any file, that is only read; without one it is empty."""
+
+    path: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            object.__setattr__(self, "path", medium_path(self.path))
+
+
+def medium_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a medium. Raises SpecError where there is no such file."""
+    return existing_file(path, "medium")

@@ -49,3 +49,10 @@ def existing_file(value: object, what: str) -> Path:
     except UnicodeEncodeError as error:
         raise SpecError(f"the name of the {what} {str(path)!r} is not UTF-8") from error
     return path.absolute()
+
+
+def name_of(named: object) -> object:
+    """Return the name of a handle; a name is its own. Paths have a ``name`` too and are no handles."""
+    if isinstance(named, (str, os.PathLike)):
+        return named
+    return getattr(named, "name", named)

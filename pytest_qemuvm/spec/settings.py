@@ -48,6 +48,7 @@ OPTIONS = (
     Option("accel", "accelerator: auto takes the best that is proven to work", ("auto", "kvm", "tcg")),
     Option("binary", "the QEMU system emulator: a path, or a name on PATH", metavar="PATH"),
     Option("kernel", "a kernel image for the built-in guest", metavar="PATH"),
+    Option("config", "names VMs, templates and disks (default: qemuvm.yaml in the rootdir)", metavar="FILE"),
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
@@ -74,6 +75,7 @@ class Settings(NamedTuple):
     accel: Literal["auto", "kvm", "tcg"]
     binary: str | None
     kernel: str | None
+    config: str | None
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
@@ -115,6 +117,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         accel=_word(levels, "accel", "auto"),
         binary=_text(levels, "binary"),
         kernel=_text(levels, "kernel"),
+        config=_text(levels, "config"),
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),

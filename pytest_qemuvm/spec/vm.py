@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec, switch
-from pytest_qemuvm.spec.names import checked_argument, checked_name, existing_file
+from pytest_qemuvm.spec.names import checked_argument, checked_name, existing_file, name_of
 from pytest_qemuvm.spec.sizes import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
@@ -22,11 +22,12 @@ MOST_CPUS = 64
 
 
 def _tuple_of(values: object, kind: type[DeviceSpec], key: str) -> tuple[Any, ...]:
-    if isinstance(values, kind):
-        return (values,)
+    if isinstance(values, kind) or hasattr(values, "launch_spec"):
+        values = (values,)
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise SpecError(f"{key}={values!r} is not a list of {kind.__name__}")
-    found = tuple(values)
+    # A handle, such as a disk of disk_factory, says itself what it is as a spec.
+    found = tuple(value.launch_spec() if hasattr(value, "launch_spec") else value for value in values)
     for value in found:
         if not isinstance(value, kind):
             raise SpecError(f"{key}: {value!r} is not a {kind.__name__}")
@@ -123,13 +124,15 @@ class VMSpec:
     """
 
     template: str = "tiny"
-    """What the machine starts from: ``"tiny"`` (the built-in Linux) or ``"bare"`` (no guest)."""
+    """What the machine starts from: ``"tiny"`` (the built-in Linux), ``"bare"`` (no guest), or a template of
+    yours, by name or handle."""
     memory: int | str = 256 * MIB
     """``"512M"``, ``"2G"``, or bytes."""
     cpus: int = 1
     machine: str | None = None
     """The machine type: ``"q35"``, ``"pc"`` or ``"microvm"``; None is the architecture's default."""
     disks: tuple[DiskSpec, ...] = ()
+    """Specs of disks to be made, and disks of ``disk_factory``."""
     nics: tuple[NicSpec, ...] = ()
     serials: tuple[SerialSpec, ...] = ()
     needs: tuple[str, ...] = ()
@@ -149,7 +152,7 @@ class VMSpec:
     """Seconds from launch until the guest must answer."""
 
     def __post_init__(self) -> None:
-        checked_name(self.template, "template")
+        object.__setattr__(self, "template", checked_name(name_of(self.template), "template"))
         for key, check in _CHECKS.items():
             object.__setattr__(self, key, check(getattr(self, key)))
 

@@ -179,7 +179,12 @@ def test_the_reference_names_all_that_can_be_said(names):
     [
         (VM, set()),
         (ExecResult, set()),
-        (Harness, {"create", "owned_by", "vm_started", "vm_deleted", "close", "as_dict"}),
+        (
+            Harness,
+            {"create", "make_vm", "spec_for", "boot_files", "owned_by", "vm_started", "vm_deleted"}
+            | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
+            | {"close", "as_dict"},
+        ),
         (Console, {"close"}),
         (Qmp, {"connect", "close", "post"}),
         (EventLog, {"wait", "mark_returned", "forget", "append", "end"}),

@@ -153,7 +153,7 @@ def test_descriptors_are_filled_in_at_launch_and_replaced_for_a_shell():
 
 def test_a_hot_plug_says_the_same_as_the_command_line():
     plan = plan_machine(*SPECS["disks-on-all-buses"])
-    disk = plan.devices[0]
+    disk = plan.devices[0].fragment
     assert [command.name for command in disk.plug()] == ["blockdev-add", "blockdev-add", "device_add"]
     assert [command.name for command in disk.unplug()] == ["device_del", "blockdev-del", "blockdev-del"]
     assert disk.unplug()[1].arguments == {"node-name": "disk0-fmt"}

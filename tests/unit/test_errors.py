@@ -17,6 +17,12 @@ def instances():
         "result": None,
         "class_": "GenericError",
         "desc": "no such device",
+        "holder": "vm1",
+        "device": "disk0",
+        "path": "/images/web.qcow2",
+        "format": "qcow2",
+        "users": ("vm1", "data"),
+        "paths": ("/images/web.qcow2",),
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
