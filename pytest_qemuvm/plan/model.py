@@ -70,6 +70,11 @@ class PlannedDevice:
     supplies: Supplies
     fragment: Fragment
 
+    @property
+    def id(self) -> str:
+        """Its id in QEMU."""
+        return self.fragment.id
+
 
 @dataclass(frozen=True, slots=True)
 class MachinePlan:

@@ -177,7 +177,7 @@ def test_the_reference_names_all_that_can_be_said(names):
 @pytest.mark.parametrize(
     ("kind", "internal"),
     [
-        (VM, set()),
+        (VM, {"plug"}),
         (ExecResult, set()),
         (
             Harness,
