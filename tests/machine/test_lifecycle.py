@@ -336,13 +336,14 @@ def test_every_machine_type_starts(vm_factory, machine):
 def test_a_hundred_rounds_leave_nothing_behind(vm_factory, qemuvm):
     children = {process.pid for process in psutil.Process().children(recursive=True)}
     vm_factory().delete()
+    files = set(qemuvm.root.iterdir())
     descriptors, threads = psutil.Process().num_fds(), threading.active_count()
     for _ in range(100):
         vm = vm_factory(disks=[DiskSpec("1M")])
         vm.delete()
     assert psutil.Process().num_fds() == descriptors
     assert threading.active_count() == threads
-    assert not list(qemuvm.root.iterdir())
+    assert set(qemuvm.root.iterdir()) == files
     left = {process.pid for process in psutil.Process().children(recursive=True)} - children
     assert len(left) <= 1  # the reaper, if this is the session's first test
 
