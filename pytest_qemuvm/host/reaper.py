@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -57,7 +58,9 @@ class Reaper:
         if process is None:
             return
         assert process.stdin is not None
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # somebody has ended it already
+            process.stdin.write(b"bye\n")
+            process.stdin.close()
         try:
             process.wait(_GOODBYE)
         except subprocess.TimeoutExpired:

@@ -4,6 +4,9 @@ Run by its path as ``python -I -S reaper_main.py TAG PID``, on the standard libr
 standard input, a line each, which directories to remove; it waits until the pipe closes or the process PID is
 gone. Then it kills every process that carries the session's tag in its environment, by pidfd, and removes
 the directories. It holds however pytest ends: SIGKILL, ``os._exit``, a crash, the OOM killer.
+
+A line ``bye`` says that the end is an orderly one. Without it there is a second look: a QEMU that was just
+being started carries the tag only when its exec is over.
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ import sys
 
 PATIENCE = 50
 """Rounds of looking for processes; each kills all it finds, a process that forks needs a second one."""
+
+
+GOODBYE = "bye"
+LATECOMERS = 0.5
+"""Seconds until the second look."""
 
 
 def tagged(tag: str) -> list[int]:
@@ -90,4 +98,9 @@ def watch(parent: int) -> list[str]:
 
 if __name__ == "__main__":
     session, owner = sys.argv[1], int(sys.argv[2])
-    sweep(session, watch(owner))
+    told = watch(owner)
+    watched = [line for line in told if line != GOODBYE]
+    sweep(session, watched)
+    if GOODBYE not in told:
+        select.select([], [], [], LATECOMERS)
+        sweep(session, watched)

@@ -27,7 +27,11 @@ def python(tmp_path):
 
 
 def test_it_is_known_by_pid_and_start_time_and_carries_the_tag(python):
-    process = python("import time; time.sleep(60)")
+    read, write = os.pipe()
+    process = python(f"import os, time; os.write({write}, b'up'); time.sleep(60)", [write])
+    os.close(write)
+    assert os.read(read, 2) == b"up"  # until its exec is over, /proc shows no environment
+    os.close(read)
     seen = psutil.Process(process.pid)
     assert process.identity == (seen.pid, seen.create_time())
     assert seen.environ()[TAG_VARIABLE] == "qv-test"

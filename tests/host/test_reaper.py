@@ -82,7 +82,7 @@ def test_what_was_just_being_started_when_its_owner_died_is_ended_too(tmp_path):
     owner = (
         "import os, pathlib, subprocess; from pytest_qemuvm.host.reaper import Reaper; "
         f"Reaper('qv-test-late').watch_directory(pathlib.Path({str(tmp_path / 'x')!r})); "
-        f"child = subprocess.Popen(['sh', '-c', {late!r}], stdout=subprocess.DEVNULL, start_new_session=True); "
+        f"child = subprocess.Popen(['sh', '-c', {late!r}], stdout=-3, stderr=-3, start_new_session=True); "
         "print(child.pid, flush=True); os._exit(1)"
     )
     done = subprocess.run([sys.executable, "-c", owner], capture_output=True, text=True, check=False)
