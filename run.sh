@@ -70,5 +70,6 @@ fi
 
 case $suite in
     examples) exec .venv/bin/python -m pytest --qemu-real -p no:cacheprovider -v examples "$@" ;;
-    tests) exec .venv/bin/python -m pytest "$@" ;;
+    # A file at a time to each worker, so that what a file shares is made once.
+    tests) exec .venv/bin/python -m pytest -n auto --dist loadfile "$@" ;;
 esac

@@ -25,6 +25,8 @@ class Machine:
     """The small devices it can have: ``vmgenid``, ``pvpanic``, ``display``."""
     memory_slots: bool
     """Whether DIMMs can be plugged."""
+    keeps_time_emulated: bool
+    """Whether a Linux finds a clock it can trust without hardware acceleration."""
     append: str = ""
     """Words that the guest's kernel needs on this machine."""
 

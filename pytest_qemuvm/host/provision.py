@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_qemuvm.errors import NotSupportedInDryRun
+from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
 from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.paths import runtime_root
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import ExitStack
 
     from pytest_qemuvm.plan import ImagePlan, MachinePlan
@@ -85,12 +85,13 @@ class RealProvisioner:
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the run directory, the firmware and the disks' images."""
-        self._ensure_root()
         stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
-        run_dir.mkdir(mode=0o700)
-        if plan.firmware is not None:
-            path, content = plan.firmware
-            Path(path).write_bytes(content)
+        with _typed(f"the files of VM {plan.name!r} cannot be made"):
+            self._ensure_root()
+            run_dir.mkdir(mode=0o700)
+            if plan.firmware is not None:
+                path, content = plan.firmware
+                Path(path).write_bytes(content)
         for image in plan.images:
             self.make_image(image, stack)
 
@@ -102,9 +103,10 @@ class RealProvisioner:
 
     def make_disk(self, image: ImagePlan) -> None:
         """Make an image below the session's directory."""
-        self._ensure_root()
         path = Path(image.path)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with _typed(f"the disk {path.name!r} cannot be made"):
+            self._ensure_root()
+            path.parent.mkdir(mode=0o700, exist_ok=True)
         make_image(image, path)
 
     def grow_disk(self, path: Path, image_format: str, size: int) -> None:
@@ -116,13 +118,14 @@ class RealProvisioner:
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
         try:
-            for name in plan.sockets:
-                ours[name], theirs[name] = socket.socketpair()
-                stack.callback(ours[name].close)
-            numbers = {name: end.fileno() for name, end in theirs.items()}
-            process = spawn(
-                plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag
-            )
+            with _typed(f"VM {plan.name!r} cannot be launched"):
+                for name in plan.sockets:
+                    ours[name], theirs[name] = socket.socketpair()
+                    stack.callback(ours[name].close)
+                numbers = {name: end.fileno() for name, end in theirs.items()}
+                process = spawn(
+                    plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag
+                )
         finally:
             for end in theirs.values():
                 end.close()
@@ -138,6 +141,15 @@ class RealProvisioner:
                 with contextlib.suppress(OSError):
                     self._root.parent.rmdir()
             self._reaper.close()
+
+
+@contextlib.contextmanager
+def _typed(brief: str) -> Iterator[None]:
+    """Turn what the operating system refuses into an error of the harness."""
+    try:
+        yield
+    except OSError as error:
+        raise QemuVMError(f"{brief}: {error}", hint="is there room, and may you write there?") from error
 
 
 class PlanningProvisioner:

@@ -38,6 +38,11 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
     machine = machine_type(world.arch, spec.machine)
     if spec.kernel and world.boot is None:
         raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
+    if world.boot is not None and world.accelerator == "tcg" and not machine.keeps_time_emulated:
+        raise SpecError(
+            f"a guest on {machine.name} may hang under TCG: it finds no clock there that it can trust",
+            hint="use machine='q35', or an accelerator that is proven",
+        )
     layout = lay_out(spec, machine, world)
     fragments = (*layout.built_in, *(device.fragment for device in layout.requested))
     console_log = f"{world.run_dir}/console.log"

@@ -35,7 +35,7 @@ SPECS = {
     "tiny": (VMSpec(), WORLD),
     "tiny-kvm-4-cpus": (VMSpec(cpus=4, memory="1G"), KVM),
     "tiny-many-cpus-pc": (VMSpec(cpus=6, machine="pc", append="debug"), WORLD),
-    "tiny-microvm": (VMSpec(machine="microvm", disks=[DiskSpec("64M")], nics=[NicSpec()]), WORLD),
+    "tiny-microvm": (VMSpec(machine="microvm", disks=[DiskSpec("64M")], nics=[NicSpec()]), KVM),
     "bare": (VMSpec(template="bare"), BARE),
     "bare-no-sandbox": (
         VMSpec(template="bare", hotplug_slots=0, display=False),
@@ -128,8 +128,17 @@ def test_a_disk_of_the_users_is_written_through_an_overlay_and_never_probed(tmp_
 )
 def test_what_a_machine_type_does_not_have_is_refused_in_the_plan(spec, said):
     with pytest.raises(SpecError) as caught:
-        plan_machine(spec, WORLD)
+        plan_machine(spec, KVM)
     assert said in str(caught.value)
+
+
+def test_a_guest_on_a_machine_without_a_clock_is_refused_where_it_would_be_emulated():
+    spec = VMSpec(machine="microvm")
+    with pytest.raises(SpecError) as caught:
+        plan_machine(spec, WORLD)
+    assert "q35" in caught.value.hint
+    assert plan_machine(spec, KVM).guest
+    assert not plan_machine(spec, BARE).guest
 
 
 def test_a_kernel_for_a_machine_without_a_guest_is_refused(tmp_path):

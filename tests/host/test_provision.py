@@ -1,0 +1,30 @@
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host.provision import RealProvisioner
+from pytest_qemuvm.plan import ImagePlan
+
+
+@pytest.fixture
+def provisioner():
+    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"))
+    yield made
+    made.close()
+
+
+def test_a_session_directory_that_cannot_be_made_is_a_typed_error(provisioner, vm_factory):
+    plan = vm_factory(start=False, template="bare").plan
+    with ExitStack() as stack, pytest.raises(QemuVMError) as caught:
+        provisioner.prepare(plan, Path("/dev/null/qv-test-provision/vm"), stack)
+    assert isinstance(caught.value.__cause__, OSError)
+    with pytest.raises(QemuVMError):
+        provisioner.make_disk(ImagePlan("/dev/null/qv-test-provision/disk.raw", "raw", 512))
+
+
+def test_a_run_directory_that_is_gone_is_a_typed_error_of_the_launch(provisioner, vm_factory, tmp_path):
+    plan = vm_factory(start=False, template="bare").plan
+    with ExitStack() as stack, pytest.raises(QemuVMError):
+        provisioner.launch(plan, tmp_path / "gone", stack)
