@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.devices import DeviceSpec
 
 BALLOON_SECONDS = 60.0
+HOLD_MILLISECONDS = 25
+"""How long a key is held; the next one is pressed when it has been let go."""
+KEYS_AT_ONCE = 100
+"""Keys that are handed to QEMU without waiting for it: its queue holds 1024 presses, pauses and releases."""
 
 _FORWARD = re.compile(r"^\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
@@ -135,12 +140,23 @@ class Outside(Lifecycle):
             self._press(chord(keys))
 
     def type_text(self, text: str) -> None:
-        """Type a text on the keyboard, a US one."""
-        for keys in [keys_for(character) for character in text]:
-            self._press(keys)
+        """Type a text on the keyboard, a US one, at about forty characters a second.
+
+        QEMU's keyboard holds 16 bytes that the guest has not read, and drops what comes then: whoever types
+        faster than a busy guest reads loses letters.
+        """
+        every = [keys_for(character) for character in text]
+        for start in range(0, len(every), KEYS_AT_ONCE):
+            some = every[start : start + KEYS_AT_ONCE]
+            for keys in some:
+                self._press(keys)
+            if len(every) > KEYS_AT_ONCE:
+                # QEMU queues keys and tells nobody when it has pressed them; its queue is bounded too.
+                threading.Event().wait(len(some) * HOLD_MILLISECONDS / 1000)
 
     def _press(self, keys: tuple[str, ...]) -> None:
-        arguments = {"keys": [{"type": "qcode", "data": key} for key in keys], "hold-time": 1}
+        pressed = [{"type": "qcode", "data": key} for key in keys]
+        arguments = {"keys": pressed, "hold-time": HOLD_MILLISECONDS}
         try:
             self.qmp.execute("send-key", arguments)
         except CommandError as error:

@@ -196,6 +196,9 @@ def test_the_screen_and_the_keyboard(tiny, tmp_path):
     tiny.type_text("echo 'It works: {~} 50%' >/tmp/typed\n")
     tiny.wait_for_file("/tmp/typed")
     assert tiny.read_text("/tmp/typed") == "It works: {~} 50%\n"
+    long = "".join(chr(ord("a") + number % 26) for number in range(250))
+    tiny.type_text(f"echo {long} >/tmp/long\n")
+    tiny.wait_until_succeeds(f"grep {long} /tmp/long")
     tiny.send_keys("ctrl-l", "ret")
     picture = tiny.screenshot(tmp_path / "screen.png")
     assert picture == tmp_path / "screen.png"
