@@ -138,7 +138,7 @@ class TestDnf:
 @pytest.mark.parametrize(
     ("stderr", "lost"),
     [
-        ("W: Failed to fetch http://deb.debian.org/x  Temporary failure resolving 'deb.debian.org'", True),
+        ("W: Failed to fetch http://archive.example/x  Temporary failure resolving 'archive.example'", True),
         ("E: Failed to fetch http://x/y.deb  Could not connect to 127.0.0.1:9 (127.0.0.1).", True),
         (" - Curl error (6): Couldn't resolve host name for https://mirrors.fedoraproject.org/", True),
         ("Error: Failed to download metadata for repo 'fedora': Cannot prepare internal mirrorlist", True),
