@@ -23,6 +23,9 @@ KINDS = [
     RngSpec(),
 ]
 WARM_UP = 16  # QEMU gives back in them what starting took
+# QEMU's allocator keeps or gives back a megabyte as it likes. In a short run that hides anything smaller; one
+# device leaked per round would be twice as much.
+GROWTH = 1.02 if ROUNDS >= 1000 else 1.10
 WINDOW = 8  # passes over all kinds; now and then QEMU's allocator gives back more, for a moment
 
 
@@ -67,4 +70,4 @@ def test_a_machine_is_after_many_rounds_what_it_was_before(vm_factory):
     print(f"QEMU's own memory: {before} KiB before, {after} KiB after {ROUNDS} rounds")  # noqa: T201  # the figure
     assert graph(vm) == everything
     assert open_files(vm) == files
-    assert after < before * 1.02, f"{before} KiB became {after} KiB"
+    assert after < before * GROWTH, f"{before} KiB became {after} KiB"
