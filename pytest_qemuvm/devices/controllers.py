@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.place import Place
 
 
+def root_port_address(number: int) -> tuple[int, int]:
+    """Return slot and function of a root port, by its number from 0: eight share a slot."""
+    return 0x10 + number // 8, number % 8
+
+
 def root_port(place: Place, number: int) -> Fragment:
     """Return a PCI Express root port: pcie.0 itself takes no device while the machine runs.
 
     Eight ports share a slot as its functions, so ``number`` (from 0) decides the address; the chassis tells
     the ports apart for the guest and must be unique.
     """
-    slot, function = 0x10 + number // 8, number % 8
+    slot, function = root_port_address(number)
     properties: dict[str, object] = {
         "bus": place.bus,
         "addr": f"{slot:#x}.{function}",

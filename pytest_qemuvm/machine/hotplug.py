@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.devices.controllers import root_port_address
 from pytest_qemuvm.devices.kind import Supplies
 from pytest_qemuvm.devices.place import Image, Place
 from pytest_qemuvm.devices.registry import kind_of
@@ -308,8 +309,8 @@ class HotPlug:
         """Return where in its /sys a Linux guest has the device, as a pattern for its shell."""
         bus = device.supplies.place.bus or ""
         if bus.startswith("rp"):
-            number = int(bus.removeprefix("rp"))
-            return f"/sys/bus/pci/devices/0000:00:{0x10 + number // 8:02x}.{number % 8}/0000:*"
+            port, function = root_port_address(int(bus.removeprefix("rp")))
+            return f"/sys/bus/pci/devices/0000:00:{port:02x}.{function}/0000:*"
         slot = self._live.qmp.execute(
             "qom-get", {"path": f"/machine/peripheral/{device.id}", "property": "addr"}
         )

@@ -10,11 +10,11 @@ import pytest
 
 from pytest_qemuvm.errors import QemuVMError, SettingsError
 from pytest_qemuvm.spec.settings import OPTIONS, Settings, resolve
-from pytest_qemuvm.spec.suite import NO_SUITE, Suite
 
 if TYPE_CHECKING:
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.machine.harness import Harness
+    from pytest_qemuvm.spec.suite import Suite
 
 
 class SessionState:
@@ -27,7 +27,7 @@ class SessionState:
         self.settings = settings
         self.capabilities = capabilities
         self.cache = cache
-        self.suite = NO_SUITE
+        self._suite: Suite | None = None
         """What the suite's file names."""
         self.harness: Harness | None = None
         self.users: set[str] = set()
@@ -45,6 +45,15 @@ class SessionState:
         """True where --qemu-strict demands that some test uses a VM, and none did."""
         collected_only = bool(self.config.option.collectonly)
         return self.settings.strict and not self.users and not self.is_worker and not collected_only
+
+    @property
+    def suite(self) -> Suite:
+        """What ``qemuvm.yaml`` names; nothing where there is no such file."""
+        if self._suite is None:
+            from pytest_qemuvm.spec.suite import NO_SUITE  # noqa: PLC0415  # few suites have one
+
+            self._suite = NO_SUITE
+        return self._suite
 
     def open_harness(self) -> Harness:
         """Return the session's harness, made on first use."""
@@ -101,7 +110,7 @@ def configure(config: pytest.Config) -> SessionState:
     except QemuVMError as error:
         raise pytest.UsageError(str(error)) from error
     state = config.stash[STATE] = SessionState(config, settings, capabilities, cache)
-    state.suite = suite
+    state._suite = suite  # noqa: SLF001  # its other half, in the same module
     return state
 
 
@@ -123,7 +132,7 @@ def _ini(config: pytest.Config) -> dict[str, str | None]:
     return {option.name: str(config.getini(option.ini) or "") for option in OPTIONS}
 
 
-def _read_suite(config: pytest.Config, settings: Settings) -> Suite:
+def _read_suite(config: pytest.Config, settings: Settings) -> Suite | None:
     """Read the file that names the suite's VMs, templates and disks, if there is one.
 
     A relative path that was given is looked for where pytest was started, then in the rootdir. Raises
@@ -132,7 +141,7 @@ def _read_suite(config: pytest.Config, settings: Settings) -> Suite:
     if settings.config is None:
         path = config.rootpath / SUITE_FILE
         if not path.is_file():
-            return NO_SUITE
+            return None
     else:
         places = [base / settings.config for base in (config.invocation_params.dir, config.rootpath)]
         path = next((place for place in places if place.is_file()), places[0])
