@@ -32,6 +32,41 @@ _LINE_END = b"\n"
 """QEMU needs none; whoever else plays a monitor can read by lines."""
 
 
+class Outbox:
+    """What is to be sent over a socket, and how much of it has been: true also after an interruption anywhere.
+
+    Ctrl-C raises KeyboardInterrupt between any two steps of the main thread. Were a send and the note of it
+    two steps, the next command would send the same bytes again, or wait for ever behind bytes long gone.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # The bytes, and how many of them went with each send. Replaced as one, never changed in part.
+        self._state: tuple[bytes, list[int]] = (b"", [])
+
+    @property
+    def unsent(self) -> bytes:
+        """What the socket has not taken yet."""
+        data, sent = self._state
+        return data[sum(sent) :]
+
+    def send(self, data: bytes = b"") -> None:
+        """Add the data, and send what the socket takes without waiting; once it is broken, all is dropped."""
+        self._state = state = (self.unsent + data, [])
+        try:
+            # One call into C both sends and notes the count: no signal handler runs in between.
+            state[1].extend(map(self._sock.send, (state[0],), (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)))
+        except BlockingIOError:
+            pass
+        except OSError:
+            # The peer is gone, and whoever reads is about to find its last words and then the end.
+            self.clear()
+
+    def clear(self) -> None:
+        """Drop what is left."""
+        self._state = (b"", [])
+
+
 class Wire(QMPClient):
     """One QMP connection over a socket that is already connected. All but ``send`` is for one running loop.
 
@@ -53,7 +88,7 @@ class Wire(QMPClient):
         self._sock = sock
         # The way out, beside asyncio's reading; see send().
         self._out = sock.dup()
-        self._unsent = bytearray()
+        self._outbox = Outbox(self._out)
         self._sending = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event = on_event
@@ -92,11 +127,10 @@ class Wire(QMPClient):
         """
         assert self._loop is not None
         with self._sending:
-            waiting = bool(self._unsent)
-            self._unsent += data + _LINE_END
-            if not waiting:
-                self._flush()
-                if self._unsent:
+            try:
+                self._outbox.send(data + _LINE_END)
+            finally:
+                if self._outbox.unsent:
                     self._loop.call_soon_threadsafe(self._await_writable)
 
     def hang_up(self) -> None:
@@ -127,32 +161,21 @@ class Wire(QMPClient):
             return error
         finally:
             with self._sending:
-                self._unsent.clear()
+                self._outbox.clear()
                 asyncio.get_running_loop().remove_writer(self._out)
                 self._out.close()
         return None
 
-    def _flush(self) -> None:
-        """Send what the peer takes of ``_unsent``. Only with the lock held."""
-        try:
-            del self._unsent[: self._out.send(self._unsent, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            # The peer is gone, and whoever reads is about to find its last words and then the end.
-            self._unsent.clear()
-
     def _go_on_sending(self) -> None:
         """Send the rest, now that the peer takes some; on the loop, as often as it does."""
         with self._sending:
-            if self._unsent:
-                self._flush()
-            if not self._unsent:
+            self._outbox.send()
+            if not self._outbox.unsent:
                 asyncio.get_running_loop().remove_writer(self._out)
 
     def _await_writable(self) -> None:
         with self._sending:
-            if self._unsent:
+            if self._outbox.unsent:
                 asyncio.get_running_loop().add_writer(self._out, self._go_on_sending)
 
     async def _on_message(self, msg: Message) -> None:

@@ -48,6 +48,14 @@ class Peer:
         self.say({"return": value, "id": command["id"]})
         return command
 
+    def answer_until(self, last):
+        """Answer commands with their argument ``number`` up to that command; return them all."""
+        heard = []
+        while not heard or heard[-1]["execute"] != last:
+            heard.append(self.hear())
+            self.say({"return": heard[-1]["arguments"]["number"], "id": heard[-1]["id"]})
+        return heard
+
     def event(self, name, **data):
         self.say({"event": name, "data": data, "timestamp": {"seconds": 7, "microseconds": 500000}})
 
