@@ -134,8 +134,13 @@ class Lifecycle:
 
     @property
     def qmp(self) -> Qmp:
-        """The monitor. Raises NotRunning when there is none."""
-        return self._running().qmp
+        """The monitor. Raises NotRunning where the VM was never started or was stopped.
+
+        Of a QEMU that ended by itself or was killed from outside, the monitor says so: QmpDisconnected, with
+        exit status and log.
+        """
+        # Not only while it lives: else a test would see one error or the other, by who is faster.
+        return self._live.qmp if self._live is not None else self._running().qmp
 
     @property
     def console(self) -> Console:
@@ -307,7 +312,10 @@ class Lifecycle:
     def _running(self) -> Live:
         live = self._live
         if live is None or not live.alive:
-            how = f"stopped by {self.stopped_by}" if self.stopped_by else None
+            if live is not None:
+                how = f"QEMU ended with status {live.process.status()}\n{live.process.log_tail()}".rstrip()
+            else:
+                how = f"stopped by {self.stopped_by}" if self.stopped_by else ""
             raise NotRunning(f"VM {self.name!r} is not running", how)
         return live
 

@@ -57,9 +57,13 @@ class SessionHooks:
         if self._state.harness is None:
             report = yield
             self._locate_skip(report, item, call)
+            if report.failed and call.excinfo is not None:
+                from pytest_qemuvm.plugin.traceback import summarised  # noqa: PLC0415
+
+                summarised(call.excinfo.value, report.longrepr)
             return report
         from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
-        from pytest_qemuvm.plugin.traceback import shortened, without_causes  # noqa: PLC0415
+        from pytest_qemuvm.plugin.traceback import shortened, summarised, without_causes  # noqa: PLC0415
 
         if item.config.option.fulltrace:
             report = yield
@@ -68,6 +72,8 @@ class SessionHooks:
                 report = yield
             if call.excinfo is not None:
                 without_causes(call.excinfo.value, report.longrepr)
+        if call.excinfo is not None:
+            summarised(call.excinfo.value, report.longrepr)
         self._locate_skip(report, item, call)
         complete(report, item, call, self._state)
         return report

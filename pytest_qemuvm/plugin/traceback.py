@@ -66,6 +66,16 @@ def without_causes(error: BaseException, longrepr: object) -> None:
     del chain[:-shown]
 
 
+def summarised(error: BaseException, longrepr: object) -> None:
+    """Have pytest's summary, and JUnit's message, say of a harness's error what happened and no more.
+
+    On a terminal pytest cuts such a line to its width; where CI is set, it would repeat all the evidence.
+    """
+    crash = getattr(longrepr, "reprcrash", None)
+    if crash is not None and isinstance(error, QemuVMError):
+        crash.message = f"{type(error).__qualname__}: {error.brief}"
+
+
 def _span(traceback: TracebackType) -> tuple[int, int] | None:
     """Return which frames to show, first and one after the last; None for all."""
     names = [_module(link) for link in _links(traceback)]

@@ -330,6 +330,8 @@ def test_a_guest_that_switches_itself_off_ends_every_wait_at_once(vm_factory):
 
 def test_a_panic_ends_every_wait_at_once_and_leaves_the_machine_to_be_looked_at(vm_factory):
     vm = vm_factory()
+    # While the text console moves to the screen, it is locked, and the kernel cannot print its last words.
+    vm.wait_for_file("/run/qemuvm/settled")
     with pytest.raises(VMStateError) as caught:
         vm.run("echo c >/proc/sysrq-trigger; sleep 300", timeout=200)
     assert "sysrq" in caught.value.details

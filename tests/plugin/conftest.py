@@ -60,8 +60,10 @@ def remains(monkeypatch):
 @pytest.fixture
 def run(pytester, remains, monkeypatch):
     """Run pytest in a process of its own, free of the settings of the run around it."""
-    for variable in ("QEMUVM_REAL", "QEMUVM_DRY_RUN", "VMAN_OPERATOR_DRY_RUN", "PYTEST_ADDOPTS"):
-        monkeypatch.delenv(variable, raising=False)
+    theirs = ("VMAN_OPERATOR_DRY_RUN", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER")
+    for variable in os.environ:
+        if variable.startswith("QEMUVM_") or variable in theirs:
+            monkeypatch.delenv(variable)
     monkeypatch.setenv("QEMUVM_CACHE", str(CACHE))
 
     def run_(*args):

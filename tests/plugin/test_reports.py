@@ -100,8 +100,11 @@ WRONG = BARE + (
 )
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")])
-def test_an_error_of_the_harness_is_shown_at_the_tests_own_line(pytester, run, workers):
+@pytest.mark.parametrize("ci", [False, True], ids=["terminal", "ci"])
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "workers"])
+def test_an_error_of_the_harness_is_shown_at_the_tests_own_line(pytester, run, monkeypatch, workers, ci):
+    if ci:  # where pytest shows whole messages in its summary
+        monkeypatch.setenv("CI", "true")
     pytester.makepyfile(test_m=WRONG)
     result = run("--qemu-real", *workers)
     result.assert_outcomes(failed=1, errors=2)
