@@ -30,6 +30,7 @@
      +-- QmpError
      |    +-- ConnectError, QmpDisconnected, CommandError
      |    +-- QmpTimeout (also WaitTimeout)
+     +-- CoherenceError                   a test left something behind, or records and facts disagree
      +-- NotSupportedInDryRun             only a real machine could answer this
 
 An error says what happened (``brief``), the evidence (``details``: argv, exit status, log tail, last console
@@ -401,6 +402,36 @@ class CommandError(QmpError):
         super().__init__(brief, details, hint)
         self.class_ = class_
         self.desc = desc
+
+
+class CoherenceError(QemuVMError):
+    """A test left something behind, or something is not what was recorded; ``findings`` are what.
+
+    ``missing`` are the kinds that a test declared with ``qemuvm_expect`` and that did not appear, ``remains``
+    says what of the findings could not be cleaned away.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        findings: Sequence[Any] = (),
+        missing: Sequence[str] = (),
+        remains: Sequence[str] = (),
+    ) -> None:
+        evidence = [details] if details else []
+        evidence += [f"  {finding}" for finding in findings]
+        evidence += [f"  not cleaned away: {what}" for what in remains]
+        super().__init__(brief, "\n".join(evidence) or None, hint)
+        self.findings = tuple(findings)
+        self.missing = tuple(missing)
+        self.remains = tuple(remains)
+
+
+class QemuVMWarning(UserWarning):
+    """Something that is not as it was asked for, and did not keep a test from going on."""
 
 
 class NotSupportedInDryRun(QemuVMError):

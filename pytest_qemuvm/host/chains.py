@@ -126,15 +126,19 @@ class Watch:
     def __init__(self, paths: Iterable[Path]) -> None:
         self._seen = {path: _Seen.of(path) for path in paths}
 
-    def changed(self) -> list[Path]:
-        """Return the files that are not what they were, or are gone."""
-        return [path for path, seen in self._seen.items() if not _is_same(path, seen)]
+    def changed(self, *, touched_only: bool = False) -> list[Path]:
+        """Return the files that are not what they were, or are gone.
+
+        With ``touched_only`` small files, too, are read only where their identity has changed: for a look in
+        between, that must not cost anything.
+        """
+        return [path for path, seen in self._seen.items() if not _is_same(path, seen, touched_only)]
 
 
-def _is_same(path: Path, seen: _Seen) -> bool:
+def _is_same(path: Path, seen: _Seen, touched_only: bool) -> bool:  # noqa: FBT001  # the one caller passes it on
     try:
         identity = _identity(path)
-        if identity == seen.identity and path.stat().st_size > ALWAYS_HASHED:
+        if identity == seen.identity and (touched_only or path.stat().st_size > ALWAYS_HASHED):
             return True
         return _digest(path) == seen.digest
     except OSError:

@@ -144,6 +144,8 @@ class Disk:
             self._settle()
             for _, device in self._attached:
                 device.unplug()
+            # Whatever a test made of its record.
+            self.record.state, self.record.holder = "available", None
             self.delete()
 
     def launch_spec(self) -> DiskSpec:

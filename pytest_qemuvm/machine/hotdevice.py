@@ -62,6 +62,8 @@ class HotDevice:
         self.fragment = fragment
         self.plugged = False
         """True from the end of a plug to the end of an unplug."""
+        self.owner: str | None = None
+        """The test, module or session that plugged it; None for what the VM was started with."""
         self._engine = engine
 
     def __repr__(self) -> str:

@@ -76,6 +76,7 @@ class HotPlug:
         self._slots = SlotLedger(plan.free_ports, plan.held_ports)
         self._numbers: dict[str, itertools.count[int]] = {}
         self._devices = [self._from_the_start(device) for device in plan.devices]
+        self._shells: list[HotDevice] = []
         self._settled: str | None = None
         """The boot in which the guest was seen to be ready for plugs."""
         self._images: set[Path] = set()
@@ -109,6 +110,16 @@ class HotPlug:
         """What is plugged now."""
         return tuple(self._devices) if self.alive else ()
 
+    @property
+    def accounted(self) -> tuple[HotDevice, ...]:
+        """What QEMU has by our doing: what is plugged, and what stays as an empty shell after an unplug."""
+        return (*self._devices, *self._shells)
+
+    @property
+    def busy(self) -> bool:
+        """True while somebody plugs or unplugs."""
+        return self._lock.locked()
+
     # Plugging
 
     def plug(self, spec: DeviceSpec, image: Image | None, deadline: Deadline) -> HotDevice:
@@ -123,6 +134,7 @@ class HotPlug:
             supplies = self._supply(kind, spec, name, image, undo)
             fragment = kind.fragment(spec, supplies)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
+            device.owner = self._services.acting()
             done: list[Step] = []
             try:
                 self._plug(device, done, deadline)
@@ -341,6 +353,7 @@ class HotPlug:
                 assert isinstance(device, ResizableMemory)
                 device.resize(0, deadline.remaining)
                 self._devices.remove(device)
+                self._shells.append(device)
                 device.plugged = False
                 return
             self._part(device, deadline)

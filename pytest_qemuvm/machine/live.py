@@ -65,6 +65,8 @@ class Live:
         """True while the guest is known to answer."""
         self.boots = 0
         """How often it has come up."""
+        self.panic_seen = False
+        """True once the test was told that the guest panicked."""
         self._stack = stack
         self.qmp: Qmp
         self.console: Console
@@ -198,7 +200,18 @@ class Live:
                 partial(VMStateError, f"the guest of {self.plan.name!r} reset itself while it booted")
             )
 
+    @property
+    def unseen_panic(self) -> str | None:
+        """What the console said last, where the guest panicked and nobody was told or waited for it."""
+        if self.panic_seen:
+            return None
+        panics = self.qmp.events.since(0, "GUEST_PANICKED")
+        return (
+            self.console.tail() if any(not self.qmp.events.was_returned(event) for event in panics) else None
+        )
+
     def _panicked(self) -> QemuVMError:
+        self.panic_seen = True
         return VMStateError(
             f"the guest of {self.plan.name!r} panicked",
             f"last console lines:\n{self.console.tail()}",

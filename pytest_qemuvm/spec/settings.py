@@ -49,6 +49,11 @@ OPTIONS = (
     Option("binary", "the QEMU system emulator: a path, or a name on PATH", metavar="PATH"),
     Option("kernel", "a kernel image for the built-in guest", metavar="PATH"),
     Option("config", "names VMs, templates and disks (default: qemuvm.yaml in the rootdir)", metavar="FILE"),
+    Option(
+        "coherence",
+        "what a test that leaves something behind gets (default: error)",
+        ("error", "warn", "off"),
+    ),
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
@@ -76,6 +81,7 @@ class Settings(NamedTuple):
     binary: str | None
     kernel: str | None
     config: str | None
+    coherence: Literal["error", "warn", "off"]
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
@@ -118,6 +124,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         binary=_text(levels, "binary"),
         kernel=_text(levels, "kernel"),
         config=_text(levels, "config"),
+        coherence=_word(levels, "coherence", "error"),
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),

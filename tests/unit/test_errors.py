@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from pytest_qemuvm import errors
+from pytest_qemuvm.coherence import Finding
 
 
 def instances():
@@ -23,6 +24,9 @@ def instances():
         "format": "qcow2",
         "users": ("vm1", "data"),
         "paths": ("/images/web.qcow2",),
+        "findings": (Finding("orphan_disk", "a", "b", "c"),),
+        "missing": ("zombie",),
+        "remains": ("a: busy",),
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
