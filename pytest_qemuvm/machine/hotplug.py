@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.registry import kind_of
+from pytest_qemuvm.devices.steps import AddDevice
 from pytest_qemuvm.errors import (
     CommandError,
     InUse,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.place import Image
-    from pytest_qemuvm.devices.steps import Command, Step
+    from pytest_qemuvm.devices.steps import Command, Fragment, Step
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan.model import PlannedDevice
@@ -52,6 +53,7 @@ class HotPlug:
     def __init__(self, live: Live, services: Services, run_dir: Path, kinds: Sequence[DeviceKind]) -> None:
         self._live = live
         self._kinds = kinds
+        self._catalogue = services.catalogue
         self._supplier = Supplier(live, services, run_dir)
         self._departure = Departure(live)
         self._devices = [self._from_the_start(device) for device in live.plan.devices]
@@ -96,8 +98,10 @@ class HotPlug:
         kind = kind_of(spec, self._kinds)
         with self._turn(deadline), ExitStack() as undo:
             self._await_settled(deadline)
-            supplies = self._supplier.supply(kind, spec, image, undo)
+            supplies, images = self._supplier.supply(kind, spec, image, undo)
             fragment = kind.fragment(spec, supplies)
+            self._check(kind, fragment, deadline)
+            self._supplier.make_images(images, undo)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
             done: list[Step] = []
             try:
@@ -112,6 +116,13 @@ class HotPlug:
             self._devices.append(device)
             undo.pop_all()
         return device
+
+    def _check(self, kind: DeviceKind, fragment: Fragment, deadline: Deadline) -> None:
+        """Raise SpecError for a device or property that QEMU does not have."""
+        for step in fragment.steps:
+            # What a processor is called and where it goes has just been told by QEMU itself.
+            if isinstance(step, AddDevice) and kind.needs != "cpu":
+                self._catalogue.check(self._live.qmp, step, deadline)
 
     def _plug(self, device: HotDevice, done: list[Step], deadline: Deadline) -> None:
         """Go through the steps, each noted as done before it is, and see that they came to something."""
@@ -195,8 +206,11 @@ class HotPlug:
                     error.details,
                     holder="another process",
                 ) from error
+            driver = str(command.arguments.get("driver"))
             raise SpecError(
-                f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}", error.details
+                f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}",
+                error.details,
+                self._catalogue.hint(self._live.qmp, driver, error.desc, deadline),
             ) from error
 
     def _verify_present(self, device: HotDevice) -> None:
@@ -212,6 +226,12 @@ class HotPlug:
 
     # Unplugging
 
+    def _look_at_last(self, device: HotDevice) -> None:
+        """Learn of a device from the command line, which no plug has looked at, where the guest has it."""
+        if not device.supplies.facts and self._live.plan.machine.transport == "pci":
+            with suppress(CommandError):  # it may be gone already
+                device.supplies = look(self._live.qmp, device)
+
     def unplug(self, device: HotDevice, deadline: Deadline) -> None:
         """Unplug a device; it leaves the ledger only when it is gone."""
         with self._turn(deadline):
@@ -226,6 +246,7 @@ class HotPlug:
                 device.plugged = False
                 return
             if device in self._devices:
+                self._look_at_last(device)
                 self._departure.part(device, deadline)
                 # From here on it has gone, whatever becomes of what was behind it.
                 device.pending = self._departure.backends(device)

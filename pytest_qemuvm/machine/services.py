@@ -6,6 +6,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_qemuvm.machine.catalogue import Catalogue
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -38,6 +40,8 @@ class Services:
     registry: Registry
     kinds: Sequence[DeviceKind]
     """What can be plugged."""
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self) -> Path:

@@ -17,12 +17,14 @@ from pytest_qemuvm.plan.slots import SlotLedger
 from pytest_qemuvm.spec.devices import DiskSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from contextlib import ExitStack
 
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.plan.model import ImagePlan
     from pytest_qemuvm.spec.devices import DeviceSpec
 
 
@@ -38,21 +40,29 @@ class Supplier:
         self._images: set[Path] = set()
         live.on_close(self._remove_images)
 
-    def supply(self, kind: DeviceKind, spec: DeviceSpec, image: Image | None, undo: ExitStack) -> Supplies:
-        """Decide where the device goes and make what it needs; what undoes that goes onto the stack.
+    def supply(
+        self, kind: DeviceKind, spec: DeviceSpec, image: Image | None, undo: ExitStack
+    ) -> tuple[Supplies, tuple[ImagePlan, ...]]:
+        """Decide where the device goes and what it needs, and return that with the images to be made for it.
 
-        Raises NoFreeSlot.
+        Nothing is made yet; what gives the slot back goes onto the stack. Raises NoFreeSlot.
         """
         name = self._next_id(kind.name)
         supplies = Supplies(self._place(kind, spec, name, undo))
-        if kind.needs == "image":
-            if image is None:
-                assert isinstance(spec, DiskSpec)
-                image, made = image_for(spec, f"{self._run_dir}/{name}")
-                for plan in made:
-                    self._services.provisioner.make_image(plan, undo)
-                    self._images.add(Path(plan.path))
-            return replace(supplies, image=image)
+        if kind.needs == "image" and image is None:
+            assert isinstance(spec, DiskSpec)
+            image, images = image_for(spec, f"{self._run_dir}/{name}")
+            return replace(supplies, image=image), images
+        return self._supplied(kind, spec, replace(supplies, image=image)), ()
+
+    def make_images(self, images: Iterable[ImagePlan], undo: ExitStack) -> None:
+        """Make the images for a device; what removes them goes onto the stack."""
+        for plan in images:
+            self._services.provisioner.make_image(plan, undo)
+            self._images.add(Path(plan.path))
+
+    def _supplied(self, kind: DeviceKind, spec: DeviceSpec, supplies: Supplies) -> Supplies:
+        name = supplies.place.id
         if kind.needs == "mac":
             mac = getattr(spec, "mac", None) or mac_address(
                 self._services.tag, f"{self._live.plan.name}/hot", _number(name)

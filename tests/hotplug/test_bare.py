@@ -3,7 +3,17 @@
 import pytest
 from qemu_graph import graph
 
-from pytest_qemuvm import CdromSpec, CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+from pytest_qemuvm import (
+    CdromSpec,
+    CpuSpec,
+    DiskSpec,
+    DriverSpec,
+    MemorySpec,
+    NicSpec,
+    RngSpec,
+    SerialSpec,
+    UsbSpec,
+)
 from pytest_qemuvm.errors import NoFreeSlot, NotAttached, NotRunning, SpecError
 
 KINDS = {
@@ -19,6 +29,11 @@ KINDS = {
     "rng": RngSpec(),
     "empty-cdrom": CdromSpec(),
     "cdrom": CdromSpec(__file__),
+    "driver-pci": DriverSpec("edu", {"dma_mask": 0xFFFF}),
+    "driver-virtio": DriverSpec("virtio-balloon-pci"),
+    "driver-usb": DriverSpec("usb-tablet", bus="usb"),
+    "driver-scsi": DriverSpec("scsi-cd", bus="scsi"),
+    "driver-serial": DriverSpec("virtserialport", {"name": "own"}, bus="virtio-serial"),
 }
 
 
