@@ -15,7 +15,11 @@ _LINE = re.compile(r'^name "([^"]+)"(?:, bus ([^,\s]+))?(?:, alias "([^"]+)")?(.
 _OPTION = re.compile(r"^ +([^\s=]+)=<", re.MULTILINE)
 
 _UNKNOWN_DEVICE = re.compile(r"-device .*'([^']+)' is not a valid device(?: model)? name")
+_WRONG_BUS = re.compile(r"-device .*Device '([^']+)' can't go on ")
 _UNKNOWN_PROPERTY = re.compile(r"-device .*Property '([^']+)\.([^'.]+)' not found")
+
+
+_BUS_WORDS = {"PCI": "pci", "usb-bus": "usb", "SCSI": "scsi", "virtio-serial-bus": "virtio-serial"}
 
 
 class Driver(NamedTuple):
@@ -24,6 +28,10 @@ class Driver(NamedTuple):
     name: str
     bus: str | None
     """The bus that it sits on, in QEMU's words: ``PCI``, ``usb-bus``, ``SCSI``, ``virtio-serial-bus``."""
+
+    def belongs(self) -> str:
+        """Say in a hint what ``bus`` a spec of it has to name."""
+        return f"{self.name} belongs on bus={_BUS_WORDS.get(self.bus or '', 'none')!r}"
 
 
 def read_drivers(text: str) -> dict[str, Driver]:
@@ -42,11 +50,15 @@ def read_drivers(text: str) -> dict[str, Driver]:
 def right_name(binary: str, log: str) -> str | None:
     """Return a hint with the right name where the log says that QEMU did not know a device or property.
 
-    None where it says no such thing, and where QEMU does not answer. ``binary`` is started to be asked.
+    Likewise with the right bus where a device was put on a wrong one. None where the log says no such thing,
+    and where QEMU does not answer. ``binary`` is started to be asked.
     """
     if found := _UNKNOWN_DEVICE.search(log):
         known = list(read_drivers(_ask(binary, "help")))
         return f"{found[1]!r}: {nearest(found[1], known)}" if known else None
+    if found := _WRONG_BUS.search(log):
+        driver = read_drivers(_ask(binary, "help")).get(found[1])
+        return driver.belongs() if driver else None
     if found := _UNKNOWN_PROPERTY.search(log):
         known = _OPTION.findall(_ask(binary, f"{found[1]},help"))
         return f"{found[2]!r} of {found[1]!r}: {nearest(found[2], known)}" if known else None

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.qmp import Qmp
 
 _WRONG_BUS = re.compile(r"can't go on|does not support hotplugging|No '.*' bus found")
-_BUS_WORDS = {"PCI": "pci", "usb-bus": "usb", "SCSI": "scsi", "virtio-serial-bus": "virtio-serial"}
+_NEVER_PLUGGED = ("ISA", "System")
+"""Buses that take nothing while the machine runs."""
 
 
 class Catalogue:
@@ -54,14 +55,11 @@ class Catalogue:
             found = self._drivers(qmp, deadline).get(driver)
         except QmpError:  # the refusal is what went wrong, with or without a hint
             return None
-        if found is None or found.bus is None:
+        if found is None:
             return None
-        word = _BUS_WORDS.get(found.bus)
-        if word is None:
-            return (
-                f"{driver} sits on a bus of the kind {found.bus}: only a launch can put it there, by devices="
-            )
-        return f"{driver} belongs on bus={word!r}"
+        if found.bus in _NEVER_PLUGGED:
+            return f"{driver} sits on the {found.bus} bus: give it to the machine at its launch, by devices="
+        return found.belongs()
 
     def _ask(self, qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str] | None:
         """Return a device's properties with their types, or None for one that has no list of them."""

@@ -21,12 +21,13 @@ from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import DiskBus, DiskFormat
+    from pytest_qemuvm.spec.properties import PropertyValue
 
 RESIZE_SECONDS = 30.0
 SERIAL_LENGTH = 20
@@ -171,9 +172,24 @@ class Disk:
         """Note that a VM has started with it."""
         self._note(vm, device)
 
-    def attach(self, vm: VM, bus: DiskBus, *, read_only: bool, timeout: float) -> HotDevice:
+    def attach(
+        self,
+        vm: VM,
+        bus: DiskBus,
+        *,
+        read_only: bool,
+        properties: Mapping[str, PropertyValue],
+        timeout: float,
+    ) -> HotDevice:
         """Attach it; see ``VM.attach``."""
-        spec = DiskSpec(size=self.size, bus=bus, serial=self.serial, format=self._format, read_only=read_only)
+        spec = DiskSpec(
+            size=self.size,
+            bus=bus,
+            serial=self.serial,
+            format=self._format,
+            read_only=read_only,
+            properties=properties,
+        )
         deadline = Deadline.after(timeout)
         with self._turn(deadline):
             attached = self._settled()

@@ -204,7 +204,7 @@ def test_a_plug_that_cannot_be_taken_back_whole_says_what_is_left(vm_factory):
 def test_nobody_who_only_looks_waits_for_a_plug(vm_factory, disk_factory, qemuvm):
     vm, disk = vm_factory(), disk_factory()
     os.kill(vm.pid, signal.SIGSTOP)
-    plug = threading.Thread(target=vm.attach, args=(disk,))
+    plug = threading.Thread(target=vm.attach, args=(disk,), kwargs={"timeout": 20})
     try:
         plug.start()
         while not disk._changing.locked():

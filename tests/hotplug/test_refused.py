@@ -222,6 +222,8 @@ def test_a_device_that_qemu_cannot_unplug_stays(vm_factory):
         ({"devices": [DriverSpec("edu", {"dma_maks": 1})]}, "'dma_mask'"),
         ({"disks": [DiskSpec("1M", properties={"logical_blok_size": 4096})]}, "'logical_block_size'"),
         ({"nics": [NicSpec(properties={"host_mut": 1400})]}, "'host_mtu'"),
+        ({"devices": [DriverSpec("usb-tablet")]}, "bus='usb'"),
+        ({"devices": [DriverSpec("isa-debug-exit", bus="usb")]}, "bus='none'"),
         ({"args": ("-device", "virtio-baloon-pci")}, "'virtio-balloon-pci'"),
         ({"args": ("-device", "edu,dma_maks=1")}, "'dma_mask'"),
     ],
