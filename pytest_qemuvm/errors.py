@@ -22,6 +22,7 @@
      +-- NoFreeSlot                       no bus slot left for a device
      +-- UnplugRejected                   the guest refused to let a device go
      +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
+     +-- UnplugIncomplete                 the device is gone, and QEMU keeps what was behind it
      +-- GuestCommandError                a command in the guest failed
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
@@ -250,6 +251,27 @@ class UnplugRejected(QemuVMError):
     ) -> None:
         super().__init__(brief, details, hint)
         self.device = device
+
+
+class UnplugIncomplete(QemuVMError):
+    """The device is gone, and QEMU would not remove all that was behind it.
+
+    ``device`` is its id, ``left`` the names of the nodes, netdevs, objects or chardevs that QEMU still has. A
+    second unplug tries again to remove them.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        device: str,
+        left: Sequence[str],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.device = device
+        self.left = tuple(left)
 
 
 class NoFreeSlot(QemuVMError):

@@ -24,6 +24,7 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
     file_node, format_node = f"{place.id}-file", f"{place.id}-fmt"
     properties: dict[str, Any] = place.on_bus(drive=format_node)
     properties["serial"] = serial_of(spec, place.id)
+    properties.update(spec.properties)
     return Fragment(
         place.id,
         "disk",

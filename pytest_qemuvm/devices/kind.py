@@ -42,7 +42,7 @@ class DeviceKind:
     spec: type[DeviceSpec]
     bus: Callable[[Any], Bus]
     fragment: Callable[[Any, Supplies], Fragment]
-    seen: Callable[[Any, Supplies], str] | None = None
+    seen: Callable[[Any, Supplies], str | None] | None = None
     """A shell command that succeeds in a guest that has the device; None: the guest has no say."""
     parting: Callable[[Any], Parting] = lambda _spec: "asked"
     needs: Literal["image", "mac", "path", "cpu", "address"] | None = None

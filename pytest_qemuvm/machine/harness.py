@@ -16,11 +16,11 @@ from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
-from pytest_qemuvm.machine.disks import DiskShelf
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
+from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.plan import Surroundings, plan_machine

@@ -162,12 +162,16 @@ class Live:
             # A QEMU that refuses its command line ends within milliseconds of closing the monitor.
             status = self.process.wait(Deadline.after(1.0))
             ended = "ended" if status is not None else "did not answer"
+            log = self.process.log_tail()
+            from pytest_qemuvm.host.device_help import right_name  # noqa: PLC0415  # only a failure needs it
+
             raise LaunchError(
                 f"QEMU {ended} before {self.plan.name!r} was up",
                 argv=self.plan.standalone_argv(),
                 status=status,
-                log=self.process.log_tail(),
-                hint="paste the command line into a shell to see it fail",
+                log=log,
+                hint=right_name(self.plan.argv[0], log)
+                or "paste the command line into a shell to see it fail",
             ) from error
 
     def _on_death(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import SpecError, nearest
-from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec, switch
+from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec, NicSpec, SerialSpec, switch
 from pytest_qemuvm.spec.names import checked_argument, checked_name, existing_file, name_of
 from pytest_qemuvm.spec.sizes import MIB, format_size, parse_size
 
@@ -103,6 +103,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "disks": lambda value: _tuple_of(value, DiskSpec, "disks"),
     "nics": lambda value: _tuple_of(value, NicSpec, "nics"),
     "serials": _serials,
+    "devices": lambda value: _tuple_of(value, DriverSpec, "devices"),
     "machine": _machine,
     "append": _text("append"),
     "needs": _needs,
@@ -135,6 +136,8 @@ class VMSpec:
     """Specs of disks to be made, and disks of ``disk_factory``."""
     nics: tuple[NicSpec, ...] = ()
     serials: tuple[SerialSpec, ...] = ()
+    devices: tuple[DriverSpec, ...] = ()
+    """Other devices, by the names of QEMU's drivers."""
     needs: tuple[str, ...] = ()
     """What the test cannot do without: ``real``, ``guest``, ``kvm``, ``net-admin``."""
     balloon: bool = False

@@ -20,6 +20,7 @@ def instances():
         "desc": "no such device",
         "holder": "vm1",
         "device": "disk0",
+        "left": ("disk0-fmt", "disk0-file"),
         "path": "/images/web.qcow2",
         "format": "qcow2",
         "users": ("vm1", "data"),
