@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 _SETTLED_SECONDS = 1.0
 """After which a process that was seen has surely left the fork that made it for its exec."""
+_EXEC_PATIENCE = 50
+"""Looks, a millisecond apart, at a process that has no command line."""
+_KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD of the kernel's ``include/linux/sched.h``, in the flags of proc(5)'s stat."""
 _DEPTH = 3
 """Levels of the session's directory that are looked at: its own, a VM's, and what lies in a VM's."""
 
@@ -76,7 +80,7 @@ class ProcessScan:
         return ProcessFact(pid, start, state == "Z", self._ours[key])
 
     def _argv_if_tagged(self, pid: int) -> tuple[str, ...] | None:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = _command_line(pid)
         if self._needle not in command:
             try:
                 if self._variable not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
@@ -86,10 +90,31 @@ class ProcessScan:
         return tuple(word.decode(errors="replace") for word in command.rstrip(b"\0").split(b"\0"))
 
 
+def _command_line(pid: int) -> bytes:
+    """Return a process's command line; of a zombie or a thread of the kernel, which have none, nothing.
+
+    In the middle of an exec there is none yet, although whoever started the process may have been told that
+    it runs. Nothing tells when there is one; it takes microseconds.
+    """
+    for _ in range(_EXEC_PATIENCE):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if command:
+            return command
+        state, flags = _stat(pid)[0], int(_stat(pid)[6])
+        if state == "Z" or flags & _KERNEL_THREAD:
+            break
+        time.sleep(0.001)
+    return b""
+
+
+def _stat(pid: int) -> list[str]:
+    # The name of the program stands in parentheses and may contain some itself (proc(5)).
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
 def state_and_start(pid: int) -> tuple[str, int]:
     """Return a process's state (``Z``: zombie) and its start in clock ticks. Raises OSError if it is gone."""
-    # The name of the program stands in parentheses and may contain some itself (proc(5)).
-    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    fields = _stat(pid)
     return fields[0], int(fields[19])
 
 

@@ -210,9 +210,7 @@ class Live:
         if self.panic_seen:
             return None
         panics = self.qmp.events.since(0, "GUEST_PANICKED")
-        return (
-            self.console.tail() if any(not self.qmp.events.was_returned(event) for event in panics) else None
-        )
+        return self.console.tail() if any(not self.qmp.events.was_shown(event) for event in panics) else None
 
     def _panicked(self) -> QemuVMError:
         self.panic_seen = True

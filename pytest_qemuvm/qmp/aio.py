@@ -83,10 +83,12 @@ class AsyncQmp:
     async def _come(self, wait: EventWait, names: Names, match: Match | None, deadline: Deadline) -> Event:
         try:
             async with asyncio.timeout(deadline.remaining):
-                return await asyncio.wrap_future(wait)
+                event = await asyncio.wrap_future(wait)
         except TimeoutError:
             if wait.done():  # the predicate's own
                 raise
             raise self._session.missing(names, match, wait, deadline) from None
         finally:
             self._session.events.forget(wait)
+        self._session.events.mark_shown(event)
+        return event

@@ -199,13 +199,15 @@ class Qmp:
     def _come(self, wait: EventWait, names: Names, match: Match | None, deadline: Deadline) -> Event:
         try:
             self._session.loop.refuse_own_thread()
-            return wait.result(deadline.remaining)
+            event = wait.result(deadline.remaining)
         except TimeoutError:
             if wait.done():  # the predicate's own
                 raise
             raise self._session.missing(names, match, wait, deadline) from None
         finally:
             self._session.events.forget(wait)
+        self._session.events.mark_shown(event)
+        return event
 
 
 class Client(Qmp):

@@ -92,6 +92,8 @@ class EventLog:
         self._last = 0
         self._waits: list[EventWait] = []
         self._returned: set[int] = set()
+        self._shown: dict[str, int] = {}
+        """The newest event of each name that a wait has returned, whatever it asked for."""
         self._ending: Callable[[], QmpError] | None = None
 
     def __iter__(self) -> Iterator[Event]:
@@ -153,10 +155,13 @@ class EventLog:
             oldest = self._last - len(self._events)
             self._returned = {seq for seq in self._returned if seq > oldest} | {event.seq}
 
-    def was_returned(self, event: Event) -> bool:
-        """Return whether a wait of the test's has returned the event."""
-        with self._lock:
-            return event.seq in self._returned
+    def mark_shown(self, event: Event) -> None:
+        """Remember that somebody has been given the event."""
+        self._shown[event.name] = max(event.seq, self._shown.get(event.name, 0))
+
+    def was_shown(self, event: Event) -> bool:
+        """Return whether a wait has returned the event, or a later one of its name."""
+        return event.seq <= self._shown.get(event.name, 0)
 
     def forget(self, wait: EventWait) -> None:
         """Let go of a wait that nobody waits for any more; idempotent."""

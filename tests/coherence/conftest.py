@@ -27,7 +27,7 @@ def look(coherence):
 
 
 @pytest.fixture
-def tagged(qemuvm):
+def tagged(qemuvm, coherence):
     """Start a process that carries the session's tag, as whatever the harness starts does."""
     started = []
 

@@ -188,7 +188,7 @@ def test_the_reference_names_all_that_can_be_said(names):
         ),
         (Console, {"close"}),
         (Qmp, {"connect", "close", "post", "inspect"}),
-        (EventLog, {"wait", "mark_returned", "was_returned", "forget", "append", "end"}),
+        (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],
 )
