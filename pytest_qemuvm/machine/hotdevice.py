@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.kind import DeviceKind, Supplies
     from pytest_qemuvm.devices.steps import Fragment
+    from pytest_qemuvm.machine.uses import Uses
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
@@ -32,6 +33,8 @@ RESIZE_SECONDS = 30.0
 
 class Engine(Protocol):
     """What a handle needs of the engine that plugged it."""
+
+    uses: Uses
 
     @property
     def alive(self) -> bool:
@@ -107,7 +110,8 @@ class HotDevice:
         """Unplug it and return when it is gone, backends included; ``timeout`` in seconds.
 
         Raises NotAttached if it is gone already, UnplugRejected where the guest refuses, UnplugTimeout where
-        it does not answer; it is still plugged then.
+        it does not answer; it is still plugged then. Raises ImageModified, after it is gone, where an image
+        of yours that it was on is not what it was.
         """
         self._engine.unplug(self, Deadline.after(timeout))
 
@@ -152,6 +156,7 @@ class Cdrom(HotDevice):
         path = medium_path(path)
         self.eject(force=force)
         qmp = self._living_qmp()
+        self._engine.uses.begin_medium(self.id, path)
         self._media += 1
         nodes = medium(path, f"{self.id}-m{self._media}")
         for step in nodes:
@@ -176,6 +181,7 @@ class Cdrom(HotDevice):
         for node in self.medium_nodes():
             qmp.execute("blockdev-del", {"node-name": node})
         self._nodes = ()
+        self._engine.uses.end(self.id)
 
     def medium_nodes(self) -> tuple[str, ...]:
         """Return the block nodes of the medium, the upper one first."""

@@ -32,6 +32,7 @@ from pytest_qemuvm.errors import (
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotdevice import Cdrom, HotDevice, ResizableMemory, handle_for
+from pytest_qemuvm.machine.uses import files_of, image_of, medium_of
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.plan.images import image_for
 from pytest_qemuvm.plan.slots import SlotLedger
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.steps import Step
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.machine.uses import Uses
     from pytest_qemuvm.plan.model import PlannedDevice
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
@@ -67,8 +69,12 @@ _OST_REFUSED = 130
 class HotPlug:
     """Plugs and unplugs, and keeps the ledger of what is plugged; one for each run of a VM."""
 
-    def __init__(self, live: Live, services: Services, run_dir: Path, kinds: Sequence[DeviceKind]) -> None:
+    def __init__(
+        self, live: Live, services: Services, run_dir: Path, kinds: Sequence[DeviceKind], uses: Uses
+    ) -> None:
         self._live = live
+        self.uses = uses
+        """Which of the user's images the devices are on."""
         self._services = services
         self._run_dir = run_dir
         self._kinds = kinds
@@ -117,9 +123,12 @@ class HotPlug:
         On failure nothing is left of it.
         """
         kind = kind_of(spec, self._kinds)
+        files_of(image_of(spec))  # what cannot be used is said before anything is touched
         with self._turn(deadline), ExitStack() as undo:
             self._await_settled(deadline)
             name = self._next_id(kind.name)
+            undo.callback(self.uses.end, name)
+            self._watch(spec, name)
             supplies = self._supply(kind, spec, name, image, undo)
             fragment = kind.fragment(spec, supplies)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
@@ -214,6 +223,13 @@ class HotPlug:
         numbers = self._numbers.setdefault(prefix, itertools.count())
         taken = self._peripherals() | set(self._live.plan.ids)
         return next(name for number in numbers if (name := f"{prefix}{number}") not in taken)
+
+    def _watch(self, spec: DeviceSpec, name: str) -> None:
+        """Note what the user's image or medium is like before the device has it."""
+        if images := image_of(spec):
+            self.uses.begin(name, images)
+        if (medium := medium_of(spec)) is not None:
+            self.uses.begin_medium(name, medium)
 
     def _supply(
         self, kind: DeviceKind, spec: DeviceSpec, name: str, image: Image | None, undo: ExitStack
@@ -353,7 +369,9 @@ class HotPlug:
                 self._images.discard(device.path)
                 device.path.unlink(missing_ok=True)
             self._verify_absent(device)
+            self.uses.end(device.id)
             self._await_gone_in_guest(device, deadline)
+            self.uses.check()
 
     def _remove_images(self) -> None:
         """Remove the images made for devices that went with the machine."""
