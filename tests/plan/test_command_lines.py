@@ -1,4 +1,4 @@
-"""The command lines of ten specs, as files: a change to one shows as a readable difference.
+"""The command lines of eleven specs, as files: a change to one shows as a readable difference.
 
 ``QEMUVM_UPDATE_GOLDEN=1 pytest tests/plan`` writes them anew; read the difference before you commit it.
 """
@@ -60,6 +60,10 @@ SPECS = {
         WORLD,
     ),
     "twelve-root-ports": (VMSpec(template="bare", hotplug_slots=12), BARE),
+    "boots-its-first-disk": (
+        VMSpec(template="bare", boot="disk", disks=[DiskSpec("1G"), DiskSpec("1G", bus="scsi")]),
+        BARE,
+    ),
     "serials-balloon-args": (
         VMSpec(serials=[SerialSpec("metrics")], balloon=True, args=("-rtc", "base=2000-01-01")),
         WORLD,
