@@ -229,7 +229,8 @@ class VMSpec:
                 raise SpecError(f"{where}: {key!r} is not part of a VM's spec", hint=nearest(key, SPEC_KEYS))
         if not keywords:
             return self
-        spec = replace(self, **laid_over({"format": self.format}, keywords))
+        others = {"format": None} if "image" in keywords else {}  # another image, another format
+        spec = replace(self, **{**others, **keywords})
         object.__setattr__(spec, "said", self.said | keywords.keys())
         return spec
 
