@@ -251,7 +251,7 @@ SPEC_KEYS = tuple(_DEFAULTS)
 def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Return keywords of a spec with others over them, key by key.
 
-    Only an image and its format go together: whoever names another image, or none, has to say its format too.
+    Only an image and its format go together: whoever names another image has to say its format too.
     """
     kept = {key: value for key, value in lower.items() if key != "format" or "image" not in upper}
     if "image" in upper and upper["image"] is None:
