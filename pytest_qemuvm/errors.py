@@ -10,6 +10,7 @@
      |    +-- QemuNotFound, QemuUnusable  no QEMU; something that is not a QEMU we can use
      |    +-- AcceleratorUnavailable      an accelerator was demanded and could not be proven
      |    +-- GuestUnavailable            no kernel, no busybox: the built-in guest cannot be made
+     |    +-- NoChannel                   this VM has no guest that could be told anything
      +-- LaunchError                      QEMU died before it answered
      +-- GuestBootError (also WaitTimeout) QEMU runs, its guest never came up
      +-- VMStateError
@@ -17,8 +18,9 @@
      +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
      +-- DiskStateError
      |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
+     +-- ImageModified                    an image of yours changed while it was in use
      +-- TemplateStateError
-     |    +-- TemplateExists, TemplateInUse, TemplateModified
+     |    +-- TemplateExists, TemplateInUse, TemplateModified (also ImageModified)
      +-- NoFreeSlot                       no bus slot left for a device
      +-- UnplugRejected                   the guest refused to let a device go
      +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
@@ -123,6 +125,10 @@ class AcceleratorUnavailable(CapabilityError):
 
 class GuestUnavailable(CapabilityError):
     """Something the built-in guest is made from (a kernel, its modules, busybox) is missing."""
+
+
+class NoChannel(CapabilityError):
+    """There is no channel into this VM's guest, or no guest: nothing can be run in it."""
 
 
 class LaunchError(QemuVMError):
@@ -230,10 +236,10 @@ class TemplateInUse(TemplateStateError):
         self.users = tuple(users)
 
 
-class TemplateModified(TemplateStateError):
-    """Files of a template have changed since it was made; ``paths`` are these.
+class ImageModified(QemuVMError):
+    """Disk images of the user's have changed while machines used them; ``paths`` are these.
 
-    What was made from it in the meantime cannot be believed.
+    What the machines read in the meantime cannot be believed.
     """
 
     def __init__(
@@ -241,6 +247,10 @@ class TemplateModified(TemplateStateError):
     ) -> None:
         super().__init__(brief, details, hint)
         self.paths = tuple(paths)
+
+
+class TemplateModified(ImageModified, TemplateStateError):
+    """Files of a template have changed since it was made; ``paths`` are these."""
 
 
 class UnplugRejected(QemuVMError):

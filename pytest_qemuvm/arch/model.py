@@ -27,6 +27,8 @@ class Machine:
     """Whether DIMMs can be plugged."""
     keeps_time_emulated: bool
     """Whether a Linux finds a clock it can trust without hardware acceleration."""
+    boots_disks: bool = True
+    """Whether its firmware finds the disks that we give it."""
     append: str = ""
     """Words that the guest's kernel needs on this machine."""
 

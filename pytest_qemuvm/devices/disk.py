@@ -16,8 +16,8 @@ DRIVERS = {"scsi": "scsi-hd", "nvme": "nvme", "usb": "usb-storage"}
 """The device on each bus; virtio's name depends on the transport."""
 
 
-def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
-    """Return a disk: file node, format node, device.
+def disk(spec: DiskSpec, place: Place, image: Image, bootindex: int | None = None) -> Fragment:
+    """Return a disk: file node, format node, device; with a ``bootindex`` the firmware may boot it.
 
     File and format are nodes of their own, because they must be removed one by one, the upper one first.
     """
@@ -25,6 +25,8 @@ def disk(spec: DiskSpec, place: Place, image: Image) -> Fragment:
     properties: dict[str, Any] = place.on_bus(drive=format_node)
     properties["serial"] = serial_of(spec, place.id)
     properties.update(spec.properties)
+    if bootindex is not None:
+        properties["bootindex"] = bootindex
     return Fragment(
         place.id,
         "disk",
@@ -51,7 +53,7 @@ def _bus(spec: DiskSpec) -> Bus:
 
 def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
     assert supplies.image is not None
-    return disk(spec, supplies.place, supplies.image)
+    return disk(spec, supplies.place, supplies.image, supplies.facts.get("bootindex"))
 
 
 def _seen(spec: DiskSpec, supplies: Supplies) -> str:

@@ -19,6 +19,7 @@ from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.paths import runtime_root
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
+from pytest_qemuvm.host.sources import Sources, UnreadSources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,6 +43,8 @@ class Provisioner(Protocol):
 
     mode: str
     """``"real"`` or ``"dry-run"``."""
+    sources: Sources
+    """What the user's files were like when machines began to use them."""
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
@@ -74,6 +77,7 @@ class RealProvisioner:
     def __init__(self, tag: str, root: Path) -> None:
         self._tag = tag
         self._root = root
+        self.sources = Sources()
         self._reaper = Reaper(tag)
         self._lock = threading.Lock()
         self._has_root = False
@@ -164,6 +168,9 @@ class PlanningProvisioner:
     """Dry-run: everything is planned, nothing is made."""
 
     mode = "dry-run"
+
+    def __init__(self) -> None:
+        self.sources: Sources = UnreadSources()
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make nothing."""

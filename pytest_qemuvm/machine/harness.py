@@ -22,12 +22,13 @@ from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
+from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.plan import Surroundings, plan_machine
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import NO_SUITE
-from pytest_qemuvm.spec.vm import VMSpec
+from pytest_qemuvm.spec.vm import VMSpec, laid_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.library import Template
     from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.settings import Settings
@@ -96,7 +97,9 @@ class Harness:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
         self._shelf = DiskShelf(self.disk_dir, self._provisioner)
         self._suite = suite
-        self._library = TemplateLibrary(self.root / "templates@", suite.templates, self)
+        self._library = TemplateLibrary(
+            self.root / "templates@", suite.templates, self, self._provisioner.sources
+        )
         extensions = extensions or Extensions()
         self._services = Services(
             self.tag, self.root, self._loop, self._provisioner, self, extensions.kinds, acting
@@ -177,12 +180,15 @@ class Harness:
     def spec_for(self, name: str | None, keywords: Mapping[str, Any], where: str) -> VMSpec:
         """Return a VM's spec: its template's keywords, over these the suite's for that name, and the given.
 
+        Below all of them lies the image that the settings name.
         ``where`` names the origin of the given for the error. Raises SpecError and TemplateNotFound.
         """
         known = self._suite.vms.get(name, {}) if name is not None else {}
-        wanted = {**known, **keywords}
+        wanted = laid_over(known, keywords)
         start = self._library.get(VMSpec().with_keywords(wanted, where).template)
-        return VMSpec().with_keywords({**start.keywords, **wanted, "template": start.name}, where)
+        image = {"image": self.settings.image, "format": self.settings.image_format}
+        below = laid_over(image if self.settings.image else {}, start.keywords)
+        return VMSpec().with_keywords({**laid_over(below, wanted), "template": start.name}, where)
 
     def boot_files(self, spec: VMSpec) -> list[Path]:
         """Return the kernel and RAM disk that a VM of that spec boots; none in dry-run."""
@@ -239,8 +245,13 @@ class Harness:
             self._owners[name] = owner
         try:
             with template.in_use_by(name):
-                plan = self._plan(name, template.planned(spec), owner)
-                vm = VM(name, spec, plan, self._services, template.setups)
+                planned = template.planned(spec)
+                # The template watches its own.
+                disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
+                images = [image for disk in disks for image in image_of(disk)]
+                files_of(images)  # what cannot be used is said before anything is touched
+                plan = self._plan(name, planned, owner)
+                vm = VM(name, spec, plan, self._services, template.setups, images)
                 with self._lock:
                     self._vms[name] = vm
         except BaseException:

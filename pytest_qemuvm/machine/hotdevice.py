@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.kind import DeviceKind, Supplies
     from pytest_qemuvm.devices.steps import Fragment
+    from pytest_qemuvm.machine.uses import Uses
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
@@ -34,6 +35,8 @@ RESIZE_SECONDS = 30.0
 
 class Engine(Protocol):
     """What a handle needs of the engine that plugged it."""
+
+    uses: Uses
 
     @property
     def alive(self) -> bool:
@@ -122,7 +125,8 @@ class HotDevice:
 
         Raises NotAttached if it is gone already; UnplugRejected where the guest or QEMU refuses, and
         UnplugTimeout where the guest does not answer: it is still plugged then; UnplugIncomplete where the
-        device goes and QEMU does not let go what was behind it: the next call tries that again.
+        device goes and QEMU does not let go what was behind it: the next call tries that again. Raises
+        ImageModified, after it is gone, where an image of yours that it was on is not what it was.
         """
         self._engine.unplug(self, Deadline.after(timeout))
 
@@ -167,6 +171,7 @@ class Cdrom(HotDevice):
         path = medium_path(path)
         self.eject(force=force)
         qmp = self._living_qmp()
+        self._engine.uses.begin_medium(self.id, path)
         self._media += 1
         nodes = medium(path, f"{self.id}-m{self._media}")
         for step in nodes:
@@ -200,6 +205,7 @@ class Cdrom(HotDevice):
                     "release it from whatever uses it, then eject() again",
                 ) from error
             self._nodes = self.medium_nodes()[1:]
+        self._engine.uses.end(self.id)
 
     def medium_removal(self) -> tuple[Command, ...]:
         """Return what removes the block nodes of the medium, the upper one first."""

@@ -24,6 +24,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.departure import Departure
 from pytest_qemuvm.machine.hotdevice import HotDevice, ResizableMemory, handle_for
 from pytest_qemuvm.machine.supplier import Supplier
+from pytest_qemuvm.machine.uses import files_of, image_of, medium_of
 from pytest_qemuvm.machine.whereabouts import look, peripherals
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.steps import Command, Fragment, Step
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
+    from pytest_qemuvm.machine.uses import Uses
     from pytest_qemuvm.plan.model import PlannedDevice
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
@@ -50,8 +52,12 @@ _LOCKED = re.compile(r'Failed to get (shared )?"\w+" lock')
 class HotPlug:
     """Plugs and unplugs, and keeps the ledger of what is plugged; one for each run of a VM."""
 
-    def __init__(self, live: Live, services: Services, run_dir: Path, kinds: Sequence[DeviceKind]) -> None:
+    def __init__(
+        self, live: Live, services: Services, run_dir: Path, kinds: Sequence[DeviceKind], uses: Uses
+    ) -> None:
         self._live = live
+        self.uses = uses
+        """Which of the user's images the devices are on."""
         self._kinds = kinds
         self._catalogue = services.catalogue
         self._supplier = Supplier(live, services, run_dir)
@@ -108,9 +114,12 @@ class HotPlug:
         On failure nothing is left of it.
         """
         kind = kind_of(spec, self._kinds)
+        files_of(image_of(spec))  # what cannot be used is said before anything is touched
         with self._turn(deadline), ExitStack() as undo:
             self._await_settled(deadline)
             supplies, images = self._supplier.supply(kind, spec, image, undo)
+            undo.callback(self.uses.end, supplies.place.id)
+            self._watch(spec, supplies.place.id)
             fragment = kind.fragment(spec, supplies)
             self._check(kind, fragment, deadline)
             self._supplier.make_images(images, undo)
@@ -208,6 +217,13 @@ class HotPlug:
             waits.for_file(channel, SETTLED, deadline)
             self._settled = channel.boot_id
 
+    def _watch(self, spec: DeviceSpec, name: str) -> None:
+        """Note what the user's image or medium is like before the device has it."""
+        if images := image_of(spec):
+            self.uses.begin(name, images)
+        if (medium := medium_of(spec)) is not None:
+            self.uses.begin_medium(name, medium)
+
     def _execute(self, command: Command, deadline: Deadline) -> None:
         """Tell QEMU; what it does not know is told with what it knows."""
         try:
@@ -270,4 +286,6 @@ class HotPlug:
             self._departure.remove_backends(device)
             self._supplier.remove_image(device.supplies)
             self._departure.verify_absent(device)
+            self.uses.end(device.id)
             self._departure.await_gone_in_guest(device, deadline)
+            self.uses.check()

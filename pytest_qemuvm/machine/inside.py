@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import CapabilityError, GuestCommandError, HostFileError, SpecError
+from pytest_qemuvm.errors import GuestCommandError, HostFileError, NoChannel, SpecError
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.guest.wire import encode
 from pytest_qemuvm.host.deadline import Deadline
@@ -33,9 +33,12 @@ class Inside(Lifecycle):
         """Return the channel to the guest; raises at once where there is none, or nobody at its end."""
         live = self._running()
         if live.channel is None:
-            raise CapabilityError(
-                f"VM {self.name!r} has no guest to run anything in", hint="use template='tiny'"
-            )
+            if live.plan.boot == "disk":
+                raise NoChannel(
+                    f"there is no channel into the guest of VM {self.name!r}, which it booted from its disk",
+                    hint="talk to it over vm.console, its serial port; or use template='tiny'",
+                )
+            raise NoChannel(f"VM {self.name!r} has no guest to run anything in", hint="use template='tiny'")
         if live.interrupt.raised:
             raise live.interrupt.error()
         return live.channel

@@ -1,9 +1,8 @@
-"""Templates that tests make: a named spec, with a disk image if they want one, and who uses it."""
+"""All templates of a session, by name: found, made, and who uses them."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,23 +11,19 @@ from pytest_qemuvm.devices.place import Image
 from pytest_qemuvm.errors import (
     SpecError,
     TemplateExists,
-    TemplateInUse,
-    TemplateModified,
     TemplateNotFound,
     nearest,
 )
-from pytest_qemuvm.host.chains import Watch, chain_of
-from pytest_qemuvm.host.images import virtual_size
-from pytest_qemuvm.machine.disks import SERIAL_LENGTH
-from pytest_qemuvm.machine.templates import BUILT_IN
-from pytest_qemuvm.spec.devices import DiskSpec
+from pytest_qemuvm.machine.template import Template
+from pytest_qemuvm.machine.templates import BUILT_IN, how_it_boots
 from pytest_qemuvm.spec.names import checked_name, name_of
-from pytest_qemuvm.spec.template import TemplateSpec
+from pytest_qemuvm.spec.template import SETUP_SECONDS, TemplateSpec
 from pytest_qemuvm.spec.vm import VMSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
+    from pytest_qemuvm.host.sources import Sources
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.template import Setup
@@ -53,143 +48,13 @@ class Session(Protocol):
         """Return the files that a VM boots from."""
 
 
-class Template:
-    """What VMs and disks start from; made by ``template_factory`` or named in ``qemuvm.yaml``."""
-
-    def __init__(
-        self, name: str, base: Template | None, spec: TemplateSpec, library: TemplateLibrary
-    ) -> None:
-        self.name = name
-        self.base = base
-        """The template that it adds to; None for a built-in one."""
-        self.keywords: dict[str, Any] = {**(base.keywords if base else {}), **spec.keywords}
-        """Keywords of a VM's spec, its bases' included."""
-        self.image: Image | None = base.image if base else None
-        """The image that its disks are overlays on."""
-        self.setups: tuple[Callable[[Any], None], ...] = base.setups if base else ()
-        """What is done in each of its VMs as soon as it is up."""
-        self._library = library
-        self._own: list[Path] = []
-        self._watch = Watch(())
-        self._reserved: list[str] = []
-        self._is_deleted = False
-        self._lock = threading.RLock()
-
-    def __repr__(self) -> str:
-        return f"<Template {self.name!r}: {self.image.path if self.image else 'no image'}>"
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files that its VMs and disks read: image, what the image rests on, kernel and RAM disk."""
-        image = chain_of(Path(self.image.path), self.image.format) if self.image else ()
-        return (*image, *self._library.boot_files(self))
-
-    @property
-    def users(self) -> tuple[str, ...]:
-        """Names of VMs, disks and templates that rest on it."""
-        with self._lock:
-            return tuple(dict.fromkeys((*self._library.users_of(self), *self._reserved)))
-
-    @property
-    def root(self) -> str:
-        """The name of the built-in template at the bottom."""
-        return self.base.root if self.base else self.name
-
-    def delete(self) -> None:
-        """Forget it, and remove the files that were made for it, never the user's. Idempotent.
-
-        Raises TemplateInUse while something rests on it, SpecError for a built-in one, and TemplateModified,
-        after it is gone, where its image is not what it was when the template was made.
-        """
-        if self.base is None:
-            raise SpecError(f"the template {self.name!r} is built in and stays")
-        with self._lock:
-            if self._is_deleted:
-                return
-            if users := self.users:
-                raise TemplateInUse(
-                    f"the template {self.name!r} is in use",
-                    f"by {', '.join(users)}",
-                    "delete these first",
-                    users=users,
-                )
-            self._is_deleted = True
-        self._library.forget(self)
-        try:
-            self.verify()
-        finally:
-            for path in self._own:
-                path.unlink(missing_ok=True)
-
-    @property
-    def own_files(self) -> tuple[Path, ...]:
-        """The files that were made for it and go with it."""
-        return tuple(self._own)
-
-    def changed_files(self) -> list[Path]:
-        """Return the files of its image that are not what they were; what was not touched is not read."""
-        return self._watch.changed(touched_only=True)
-
-    def verify(self) -> None:
-        """Raise TemplateModified, naming the files, unless its image is what it was."""
-        changed = self._watch.changed()
-        if changed:
-            paths = [str(path) for path in changed]
-            raise TemplateModified(
-                f"the image of template {self.name!r} was modified while it was in use",
-                "\n".join(paths),
-                "something wrote to it behind the harness's back; what was made from it cannot be believed",
-                paths=paths,
-            )
-
-    @contextmanager
-    def in_use_by(self, name: str) -> Iterator[None]:
-        """Count a VM or disk as a user while it is being made. Raises TemplateNotFound where it is gone."""
-        with self._lock:
-            if self._is_deleted:
-                raise TemplateNotFound(f"the template {self.name!r} has been deleted")
-            self._reserved.append(name)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._reserved.remove(name)
-
-    def planned(self, spec: VMSpec) -> VMSpec:
-        """Return what is planned for a VM's spec: the built-in template, and the image as its first disk."""
-        keywords: dict[str, Any] = {"template": self.root}
-        if self.image is not None:
-            serial = self.name[:SERIAL_LENGTH]
-            disk = DiskSpec(path=self.image.path, format=_format(self.image), serial=serial)
-            keywords["disks"] = (disk, *spec.disks)
-        return spec.with_keywords(keywords, self.name)
-
-    def planned_disk(self, keywords: Mapping[str, Any]) -> tuple[DiskSpec, Image]:
-        """Return the spec of a disk that is an overlay on the image, and the image. Raises SpecError."""
-        if self.image is None:
-            raise SpecError(
-                f"the template {self.name!r} has no image that a disk could be an overlay on",
-                hint="make one with template_factory(name, image=..., format=...)",
-            )
-        least = virtual_size(self.image.path, self.image.format)
-        spec = DiskSpec(**{"size": least, **keywords})
-        if spec.format != "qcow2":
-            raise SpecError(f"a disk from a template is an overlay, which has to be qcow2, not {spec.format}")
-        if spec.bytes < least:
-            raise SpecError(f"{spec.size!r} bytes are less than the {least} of the template {self.name!r}")
-        return spec, self.image
-
-    def adopt(self, image: Image, own: Sequence[Path] = ()) -> None:
-        """Take an image for its own; files of ``own`` go with it. All it rests on is watched from now on."""
-        self._own = list(own)
-        self._watch = Watch(chain_of(Path(image.path), image.format))
-        self.image = image
-
-
 class TemplateLibrary:
     """All templates of a session: the built-in ones, the suite's, and those that tests make."""
 
-    def __init__(self, directory: Path, suite: Mapping[str, TemplateSpec], session: Session) -> None:
+    def __init__(
+        self, directory: Path, suite: Mapping[str, TemplateSpec], session: Session, sources: Sources
+    ) -> None:
+        self.sources = sources
         self._directory = directory
         self._suite = suite
         self._session = session
@@ -251,31 +116,32 @@ class TemplateLibrary:
                 "say one of them",
             )
         template = Template(name, base, spec, self)
-        VMSpec().with_keywords(template.keywords, f"template {name!r}")
         if spec.image is not None:
             template.adopt(Image(str(spec.image), str(spec.format)))
+        how_it_boots(template.root, VMSpec().with_keywords(template.keywords, f"template {name!r}"))
         if spec.setup is None:
             return template
+        if not callable(spec.setup) and template.root == "bare":
+            raise SpecError(
+                f"template {name!r}: there is no channel into its guest for the commands of its setup",
+                spec.where,
+                'use base="tiny", or a function for setup',
+            )
+        setup = partial(run_setup, setup=spec.setup, seconds=spec.setup_timeout or SETUP_SECONDS)
         if template.image is None:
-            if not callable(spec.setup) and template.root == "bare":
-                raise SpecError(
-                    f"template {name!r}: no guest could run the commands of its setup",
-                    spec.where,
-                    'use base="tiny", or a function for setup',
-                )
-            template.setups = (*template.setups, partial(run_setup, setup=spec.setup))
+            template.setups = (*template.setups, setup)
         else:
-            self._prepare(template, spec.setup)
+            self._prepare(template, setup)
         return template
 
-    def _prepare(self, template: Template, setup: Setup) -> None:
+    def _prepare(self, template: Template, setup: Callable[[Any], None]) -> None:
         """Run a setup in a VM whose overlay then becomes the template's image."""
         spec = VMSpec().with_keywords(template.keywords, template.name)
         path = self._directory / f"{template.name}.qcow2"
         vm = self._session.make_vm(f"setup-{template.name}"[:63], spec, template, f"template {template.name}")
         try:
             vm.start()
-            run_setup(vm, setup)
+            setup(vm)
             if vm.plan.guest and vm.state == "running":
                 vm.run("sync")
             if vm.state != "stopped":
@@ -315,14 +181,10 @@ class TemplateLibrary:
         return [template.verify for template in self.all()]
 
 
-def run_setup(vm: Any, setup: Setup) -> None:
-    """Do in a VM that is up what a template's ``setup`` says."""
+def run_setup(vm: Any, setup: Setup, seconds: float) -> None:
+    """Do in a VM that is up what a template's ``setup`` says, each command within so many seconds."""
     if callable(setup):
         setup(vm)
         return
     for command in (setup,) if isinstance(setup, str) else setup:
-        vm.run(command)
-
-
-def _format(image: Image) -> Any:
-    return image.format
+        vm.run(command, timeout=seconds)

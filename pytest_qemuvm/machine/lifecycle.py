@@ -11,11 +11,13 @@ from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VM
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live, StopStep
+from pytest_qemuvm.machine.uses import LAUNCH, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.guest.console import Console
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan import MachinePlan, PlannedNic
@@ -51,6 +53,7 @@ class Lifecycle:
         plan: MachinePlan,
         services: Services,
         setups: Sequence[Callable[[Any], object]] = (),
+        images: Sequence[Image] = (),
     ) -> None:
         self.name = name
         self.spec = spec
@@ -60,6 +63,8 @@ class Lifecycle:
         self._plan = plan
         self._services = services
         self._setups = setups
+        self._images = images
+        self._uses = Uses(name, services.provisioner.sources)
         self._run_dir = services.root / name
         self._live: Live | None = None
         self._last: Live | None = None
@@ -217,13 +222,15 @@ class Lifecycle:
         services = self._services
         deadline = Deadline.after(self.spec.boot_timeout)
         if not self._is_prepared:
+            self._uses.begin(LAUNCH, self._images)
             with ExitStack() as stack:
                 services.provisioner.prepare(self._plan, self._run_dir, stack)
                 self._prepared = stack.pop_all()
             self._is_prepared = True
         self.stopped_by = None
         live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
-        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds)
+        live.on_close(self._uses.end_plugged)
+        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         self._live = self._last = live
         self._record.state, self._record.pid = "running", live.process.pid
         self._record.starts += 1
@@ -292,7 +299,10 @@ class Lifecycle:
             self._switch("cont", "RESUME", "paused", "running")
 
     def delete(self) -> None:
-        """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent."""
+        """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent.
+
+        Raises ImageModified, after it is gone, where images of yours that it used are not what they were.
+        """
         with self._change("delete", patience=self.spec.boot_timeout + STOP_SECONDS):
             # Whatever goes wrong: nobody looks after it any more, so it must not come back to life.
             self._is_deleted = True
@@ -301,6 +311,8 @@ class Lifecycle:
                 stack.callback(self._prepared.close)
                 if self._live is not None:
                     self._end(self._live, "quit")
+            self._uses.end_all()
+            self._uses.check()
 
     def wait_stopped(self, timeout: float = STOP_SECONDS) -> None:
         """Wait until QEMU has ended, as after the guest switched itself off; ``timeout`` in seconds.

@@ -94,8 +94,9 @@ class Live:
             stack.callback(live.qmp.close)
             wait = live.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=0)
             wait.add_done_callback(live._on_guest_gone)
-            reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
-            reset.add_done_callback(live._on_guest_reset)
+            if plan.guest:  # one of the user's may reset as it likes
+                reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
+                reset.add_done_callback(live._on_guest_reset)
             live._shake_hands()
             if "qtest" in provisioned.sockets and plan.machine.name in BASES:
                 live.played_guest = PlayedGuest(provisioned.sockets["qtest"], plan.machine.name)

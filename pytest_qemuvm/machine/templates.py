@@ -12,10 +12,10 @@ from pytest_qemuvm.spec.sizes import MIB, format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_qemuvm.spec.vm import VMSpec
+    from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 BUILT_IN = {
-    "bare": "a machine without a guest: for tests of devices and QMP",
+    "bare": "a machine without a guest, for tests of devices and QMP; or with the one on your own image",
     "tiny": "a small Linux made on this machine, with an agent that runs commands",
 }
 
@@ -31,6 +31,26 @@ def check_template(name: str) -> None:
     """Raise TemplateNotFound for a name that no template has."""
     if name not in BUILT_IN:
         raise TemplateNotFound(f"no template {name!r}", hint=nearest(name, BUILT_IN))
+
+
+def how_it_boots(root: str, spec: VMSpec) -> Boot:
+    """Return what a VM runs first: what its spec says, or what the built-in template ``root`` does.
+
+    Raises SpecError where it cannot.
+    """
+    if root == "tiny":
+        if spec.boot in (None, "kernel"):
+            return "kernel"
+        hint = "template='bare' boots what is on its first disk, or nothing"
+    elif spec.boot is None:
+        return "disk" if spec.image is not None else "none"
+    elif spec.boot == "kernel":
+        hint = "template='tiny' boots one"
+    elif spec.boot == "disk" and spec.image is None and not spec.disks:
+        hint = "give it an image=, or a disk"
+    else:
+        return spec.boot
+    raise SpecError(f"a VM of template {root!r} cannot boot with boot={spec.boot!r}", hint=hint)
 
 
 LEAST_MEMORY = 96 * MIB

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.plan.model import ImagePlan, Surroundings
     from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec
-    from pytest_qemuvm.spec.vm import VMSpec
+    from pytest_qemuvm.spec.vm import Boot, VMSpec
 
+FIRST_TO_BOOT = 1
+"""The firmware boots the device of the lowest ``bootindex``."""
 AGENT_PORTS = 4
 """Ports for the agent: commands of several threads run side by side, and the last ends an overrun one."""
 
@@ -77,7 +79,7 @@ class _RootPorts:
             yield root_port(Place(port, self._machine.root_bus), number)
 
 
-def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
+def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> Layout:
     """Give every device of the spec its id and its place."""
     ports = _RootPorts(machine)
     images: list[ImagePlan] = []
@@ -87,7 +89,8 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings) -> Layout:
         _check_bus(disk_spec.bus, machine)
         image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
-        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image)
+        facts = {"bootindex": FIRST_TO_BOOT} if boot == "disk" and index == 0 else {}
+        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, facts=facts)
         requested.append(_planned(DISK, disk_spec, supplies))
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":

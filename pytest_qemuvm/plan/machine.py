@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.arch import Machine
     from pytest_qemuvm.plan.model import Surroundings
-    from pytest_qemuvm.spec.vm import VMSpec
+    from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 MEMORY_SLOTS = 4
 MEMORY_ROOM = 4 * GIB
@@ -36,6 +36,11 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
     Raises SpecError where the spec asks for what the machine type does not have.
     """
     machine = machine_type(world.arch, spec.machine)
+    boot: Boot = "disk" if spec.boot == "disk" else "kernel" if world.boot else "none"
+    if boot == "disk" and not machine.boots_disks:
+        raise SpecError(
+            f"the firmware of {machine.name} boots no disk", hint="use machine='q35', or boot='none'"
+        )
     if spec.kernel and world.boot is None:
         raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
     if world.boot is not None and world.accelerator == "tcg" and not machine.keeps_time_emulated:
@@ -43,10 +48,12 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
             f"a guest on {machine.name} may hang under TCG: it finds no clock there that it can trust",
             hint="use machine='q35', or an accelerator that is proven",
         )
-    layout = lay_out(spec, machine, world)
+    # Nobody else lets devices go where there is no guest; one of the user's has to do it by itself.
+    plays_guest = boot == "none"
+    layout = lay_out(spec, machine, world, boot)
     fragments = (*layout.built_in, *(device.fragment for device in layout.requested))
     console_log = f"{world.run_dir}/console.log"
-    firmware = None if world.boot else (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware)
+    firmware = (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware) if boot == "none" else None
     return MachinePlan(
         name=world.name,
         argv=tuple(
@@ -56,12 +63,12 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 _processor(spec, machine, world),
                 _boot(spec, machine, world, firmware[0] if firmware else None),
                 _channels(console_log),
-                () if world.boot else _guests_hands(),
+                _guests_hands() if plays_guest else (),
                 chain.from_iterable(fragment.argv() for fragment in fragments),
                 spec.args,
             )
         ),
-        sockets=("qmp", "console", *(() if world.boot else ("qtest",)), *layout.sockets),
+        sockets=("qmp", "console", *(("qtest",) if plays_guest else ()), *layout.sockets),
         agent_ports=layout.agent_sockets,
         images=layout.images,
         firmware=firmware,
@@ -73,7 +80,8 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         machine=machine,
         ids=frozenset(fragment.id for fragment in fragments),
         display=any(fragment.kind == "display" for fragment in layout.built_in),
-        guest=world.boot is not None,
+        boot=boot,
+        guest=boot == "kernel",
     )
 
 
@@ -100,10 +108,13 @@ def _processor(spec: VMSpec, machine: Machine, world: Surroundings) -> Iterator[
 
 
 def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | None) -> Iterator[str]:
-    """Yield what the processor runs first: the guest's kernel, or a firmware that halts."""
-    if world.boot is None:
-        assert firmware is not None
+    """Yield what the processor runs first: the guest's kernel, a firmware that halts, or QEMU's own."""
+    if firmware is not None:
         yield from ("-bios", firmware)
+        return
+    if world.boot is None:
+        # From the first disk or not at all: a firmware that went on to the network would hide a bad image.
+        yield from ("-boot", "strict=on")
         return
     yield from ("-kernel", world.boot.kernel)
     if world.boot.initrd:

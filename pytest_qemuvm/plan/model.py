@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.spec.boot import KernelBoot
     from pytest_qemuvm.spec.devices import DeviceSpec
+    from pytest_qemuvm.spec.vm import Boot
 
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(.*)")
 
@@ -35,7 +36,7 @@ class Surroundings:
     """``kvm`` or ``tcg``, as proven."""
     cpu_model: str
     boot: KernelBoot | None
-    """What the guest boots; None for a machine without a guest."""
+    """What the built-in guest boots; None for a machine without it."""
     sandbox: bool = True
     """Whether QEMU can confine itself by seccomp."""
 
@@ -104,6 +105,8 @@ class MachinePlan:
     """Ids of all devices of the command line: none may be used again."""
     display: bool
     """Whether it has a graphics adapter."""
+    boot: Boot
+    """What its processor runs first."""
     guest: bool
     """Whether a guest is to come up that answers on the agent's ports."""
 
@@ -141,5 +144,6 @@ class MachinePlan:
             "devices": [{"id": device.fragment.id, "kind": device.kind.name} for device in self.devices],
             "nics": [asdict(nic) for nic in self.nics],
             "free_ports": list(self.free_ports),
+            "boot": self.boot,
             "guest": self.guest,
         }

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.harness import Harness
-    from pytest_qemuvm.machine.library import Template
     from pytest_qemuvm.machine.observer import Observer
+    from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DiskFormat
@@ -27,7 +27,10 @@ class VMFactory(Protocol):
     """What ``vm_factory`` gives: call it for a VM, as often as you like."""
 
     def __call__(self, name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
-        """Return a new VM, started unless told otherwise; it is deleted when the fixture's scope ends."""
+        """Return a new VM, started unless told otherwise; it is deleted when the fixture's scope ends.
+
+        A relative path of ``image`` starts from the rootdir.
+        """
 
 
 class DiskFactory(Protocol):
@@ -60,14 +63,17 @@ class TemplateFactory(Protocol):
         image: str | os.PathLike[str] | None = None,
         format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
         setup: str | Sequence[str] | Callable[[VM], object] | None = None,
+        setup_timeout: float | None = None,
         **spec: Any,
     ) -> Template:
         """Return a new template: another one, ``base``, with keywords of a spec added.
 
         ``image`` is a disk image of yours that VMs and disks of the template get overlays on; its format must
-        be said, and it is never written. ``setup`` are commands for the guest, or a function that is given
-        the VM. Without an image it is done after each boot of each VM, because nothing of ``tiny`` outlives
-        a boot; with one it is done once, now, and what it wrote to the disk becomes the template's.
+        be said, and it is never written. A relative path starts from the rootdir. VMs of ``bare`` boot it.
+        ``setup`` are commands for the guest, each of which may take ``setup_timeout`` seconds (60), or a
+        function that is given the VM. Without an image it is done after each boot of each VM, because nothing
+        of ``tiny`` outlives a boot; with one it is done once, now, and what it wrote to the disk becomes the
+        template's.
         """
 
 
@@ -185,13 +191,16 @@ def qmp(vm: VM) -> Qmp:
 def _factory(
     harness: Harness, node: pytest.Item | pytest.Collector, base: Any, marks: list[pytest.Mark]
 ) -> VMFactory:
-    from pytest_qemuvm.plugin.needs import keywords_from  # noqa: PLC0415
+    from pytest_qemuvm.plugin.needs import from_root, keywords_from  # noqa: PLC0415
+    from pytest_qemuvm.spec.vm import laid_over  # noqa: PLC0415
 
+    root = node.config.rootpath
     common = keywords_from(base, marks, "the fixture vm_spec")
     owner = owner_of(node)
 
     def make(name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
-        made = harness.create(name, harness.spec_for(name, {**common, **spec}, "vm_factory"), owner)
+        keywords = from_root(laid_over(common, spec), root)
+        made = harness.create(name, harness.spec_for(name, keywords, "vm_factory"), owner)
         if start:
             made.start()
         return made
@@ -200,6 +209,7 @@ def _factory(
 
 
 def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> TemplateFactory:
+    from pytest_qemuvm.plugin.needs import from_root  # noqa: PLC0415
     from pytest_qemuvm.spec.template import TemplateSpec  # noqa: PLC0415
 
     owner = owner_of(node)
@@ -211,8 +221,11 @@ def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> Templa
         image: str | os.PathLike[str] | None = None,
         format: DiskFormat | None = None,  # noqa: A002  # QEMU's word
         setup: str | Sequence[str] | Callable[[VM], object] | None = None,
+        setup_timeout: float | None = None,
         **spec: Any,
     ) -> Template:
-        return harness.create_template(name, TemplateSpec(base, image, format, setup, spec), owner)
+        image = from_root({"image": image}, node.config.rootpath)["image"]
+        template = TemplateSpec(base, image, format, setup, setup_timeout, spec)
+        return harness.create_template(name, template, owner)
 
     return make

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_qemuvm.errors import QemuVMError, SpecError
 from pytest_qemuvm.host.capabilities import may_administer_networks
-from pytest_qemuvm.spec.vm import VMSpec
+from pytest_qemuvm.spec.vm import VMSpec, laid_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from pytest_qemuvm.plugin.state import SessionState
 
@@ -22,6 +23,8 @@ WHERE = "@pytest.mark.qemuvm"
 def merged(marks: Iterable[pytest.Mark]) -> dict[str, Any]:
     """Return the keys of several marks, given from the closest to the farthest; the closest wins.
 
+    An image and its format go together.
+
     Raises SpecError for a mark with positional arguments.
     """
     keys: dict[str, Any] = {}
@@ -30,7 +33,7 @@ def merged(marks: Iterable[pytest.Mark]) -> dict[str, Any]:
             raise SpecError(
                 f"{WHERE} takes keywords only, not {mark.args!r}", hint='write qemuvm(template="bare")'
             )
-        keys = {**mark.kwargs, **keys}
+        keys = laid_over(mark.kwargs, keys)
     return keys
 
 
@@ -81,11 +84,10 @@ def keywords_from(
 ) -> dict[str, Any]:
     """Return the fixture ``vm_spec``'s value as keywords, with the marks' keys laid over it.
 
-    Of a VMSpec that is what differs from the default: the rest is left to the template.
+    Of a VMSpec that is what was given to it: the rest is left to the template.
     """
     if isinstance(base, VMSpec):
-        found = {field.name: getattr(base, field.name) for field in fields(base)}
-        said = {field.name: found[field.name] for field in fields(base) if found[field.name] != field.default}
+        said = base.as_keywords()
     elif base is None or hasattr(base, "keys"):
         said = dict(base or {})
         VMSpec().with_keywords(said, where)
@@ -93,4 +95,10 @@ def keywords_from(
         raise SpecError(f"{where} gave {base!r}", hint="return a VMSpec or a dict of its keywords")
     marked = merged(marks)
     VMSpec().with_keywords(marked, WHERE)
-    return {**said, **marked}
+    return laid_over(said, marked)
+
+
+def from_root(keywords: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return keywords with a relative path of an image taken from the rootdir."""
+    image = keywords.get("image")
+    return {**keywords, "image": root / image} if isinstance(image, (str, os.PathLike)) else dict(keywords)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_qemuvm.errors import QemuVMError, SettingsError
+from pytest_qemuvm.errors import QemuVMError, SettingsError, SpecError
 from pytest_qemuvm.spec.settings import OPTIONS, Settings, resolve
 
 if TYPE_CHECKING:
@@ -134,8 +134,9 @@ def configure(config: pytest.Config) -> SessionState:
             settings = Settings(**handed["settings"])
             capabilities = Capabilities.from_dict(handed["capabilities"])
         else:
-            settings = resolve(_command_line(config), os.environ, _ini(config))
+            settings = resolve(_command_line(config), _environment(config), _ini(config))
             _check_plan_file(settings)
+            _check_image(settings)
             capabilities = discover(settings, cache)
         suite = _read_suite(config, settings)
     except QemuVMError as error:
@@ -154,13 +155,44 @@ def worker_data(config: pytest.Config) -> dict[str, Any] | None:
 
 
 def _command_line(config: pytest.Config) -> dict[str, Any]:
-    return {
+    found = {
         option.name: config.getoption(option.flag_name.lstrip("-").replace("-", "_")) for option in OPTIONS
     }
+    return _with_image_from(config.invocation_params.dir, found, "image")
+
+
+def _environment(config: pytest.Config) -> dict[str, str]:
+    return _with_image_from(config.invocation_params.dir, dict(os.environ), "QEMUVM_IMAGE")
 
 
 def _ini(config: pytest.Config) -> dict[str, str | None]:
-    return {option.name: str(config.getini(option.ini) or "") for option in OPTIONS}
+    found = {option.name: str(config.getini(option.ini) or "") for option in OPTIONS}
+    return _with_image_from(config.rootpath, found, "image")
+
+
+def _with_image_from(directory: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return a level's values with a relative path of an image taken from where that level's paths start."""
+    given = str(values.get(key) or "").strip()
+    return {**values, key: str(directory / given)} if given else values
+
+
+def _check_image(settings: Settings) -> None:
+    """Refuse an image for all VMs that is not there, or not what it is said to be. Raises SettingsError."""
+    if settings.image is None:
+        if settings.image_format is not None:
+            raise SettingsError("--qemu-image-format says what the image is, and there is no --qemu-image")
+        return
+    if settings.image_format is None:
+        raise SettingsError(
+            f"the format of the image {settings.image} is not guessed",
+            hint="say --qemu-image-format=qcow2 or raw, or qemu_image_format in the ini file",
+        )
+    from pytest_qemuvm.host.chains import chain_of  # noqa: PLC0415  # few runs name one
+
+    try:
+        chain_of(Path(settings.image), settings.image_format)
+    except SpecError as error:
+        raise SettingsError(f"--qemu-image: {error.brief}", error.details, error.hint) from error
 
 
 def _read_suite(config: pytest.Config, settings: Settings) -> Suite | None:

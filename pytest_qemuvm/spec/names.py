@@ -34,20 +34,28 @@ def checked_argument(word: str, what: str) -> str:
     raise SpecError(f"{what}: {word[:80]!r} cannot stand on a command line")
 
 
+def checked_path(value: object, what: str) -> Path:
+    """Return a path under a name that QEMU's JSON can carry. Raises SpecError."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise SpecError(f"{what}: {value!r} is not a path")
+    path = Path(value)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise SpecError(f"the name of the {what} {str(path)!r} is not UTF-8") from error
+    if "\0" in str(path):
+        raise SpecError(f"the name of the {what} {str(path)!r} holds a NUL")
+    return path
+
+
 def existing_file(value: object, what: str) -> Path:
     """Return the absolute path of a file that exists, under a name that QEMU's JSON can carry.
 
     Raises SpecError.
     """
-    if not isinstance(value, (str, os.PathLike)):
-        raise SpecError(f"{what}: {value!r} is not a path")
-    path = Path(value)
+    path = checked_path(value, what)
     if not path.is_file():
         raise SpecError(f"no {what} at {path}")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise SpecError(f"the name of the {what} {str(path)!r} is not UTF-8") from error
     return path.absolute()
 
 

@@ -54,6 +54,8 @@ OPTIONS = (
         "what a test that leaves something behind gets (default: error)",
         ("error", "warn", "off"),
     ),
+    Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
+    Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
@@ -82,6 +84,8 @@ class Settings(NamedTuple):
     kernel: str | None
     config: str | None
     coherence: Literal["error", "warn", "off"]
+    image: str | None
+    image_format: Literal["qcow2", "raw"] | None
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
@@ -125,6 +129,8 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         kernel=_text(levels, "kernel"),
         config=_text(levels, "config"),
         coherence=_word(levels, "coherence", "error"),
+        image=_text(levels, "image"),
+        image_format=_word(levels, "image-format", None),
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),
@@ -199,7 +205,7 @@ def _boolean(levels: tuple[_Level, ...], name: str, *, default: bool) -> bool:
     return answers[0] if answers else default
 
 
-def _word(levels: tuple[_Level, ...], name: str, default: str) -> Any:
+def _word(levels: tuple[_Level, ...], name: str, default: str | None) -> Any:
     known = _BY_NAME[name].choices or ()
     answers = []
     for level in levels:

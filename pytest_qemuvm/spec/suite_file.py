@@ -12,7 +12,7 @@ from pytest_qemuvm.errors import SettingsError, SpecError, nearest
 from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec, NicSpec, SerialSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import Suite
-from pytest_qemuvm.spec.template import TEMPLATE_KEYS, TemplateSpec
+from pytest_qemuvm.spec.template import OWN_KEYS, TEMPLATE_KEYS, TemplateSpec
 from pytest_qemuvm.spec.vm import SPEC_KEYS, VMSpec
 
 if TYPE_CHECKING:
@@ -32,17 +32,8 @@ _DEVICES: dict[str, type[DeviceSpec]] = {
 _VM_KEYS = tuple(key for key in SPEC_KEYS if key != "needs")
 _PATHS = ("image", "kernel", "path")
 _TEXT = (
-    "append",
-    "base",
-    "driver",
-    "format",
-    "image",
-    "kernel",
-    "mac",
-    "machine",
-    "path",
-    "serial",
-    "template",
+    *("append", "base", "boot", "driver", "format", "image", "kernel"),
+    *("mac", "machine", "path", "serial", "template"),
 )
 _SWITCHES = ("outward", "read_only")
 
@@ -115,7 +106,7 @@ class _Reader:
         for found in entries:
             if found.key == "setup":
                 own["setup"] = self._commands(found)
-            elif found.key in ("base", "image", "format"):
+            elif found.key in OWN_KEYS:
                 own[found.key] = self._scalar(found)
             else:
                 rest.append(found)
@@ -128,10 +119,13 @@ class _Reader:
         keywords: dict[str, Any] = {}
         for entry in entries:
             kind = _DEVICES.get(entry.key)
-            value = self._devices(entry, kind) if kind else self._scalar(entry)
+            keywords[entry.key] = self._devices(entry, kind) if kind else self._scalar(entry)
+        for entry in entries:
+            # An image and its format make sense together only.
+            pair = ("image", "format") if entry.key in ("image", "format") else (entry.key,)
             with self._at(entry.line):
-                VMSpec().with_keywords({entry.key: value}, str(self._path))
-            keywords[entry.key] = value
+                tried = {key: keywords[key] for key in pair if key in keywords}
+                VMSpec().with_keywords(tried, str(self._path))
         return keywords
 
     def _devices(self, entry: _Entry, kind: type[DeviceSpec]) -> tuple[DeviceSpec, ...]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pytest_qemuvm.errors import SpecError, nearest
-from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec, NicSpec, SerialSpec, switch
-from pytest_qemuvm.spec.names import checked_argument, checked_name, existing_file, name_of
+from pytest_qemuvm.spec.devices import (
+    DeviceSpec,
+    DiskFormat,
+    DiskSpec,
+    DriverSpec,
+    NicSpec,
+    SerialSpec,
+    one_of,
+    switch,
+)
+from pytest_qemuvm.spec.names import checked_argument, checked_name, checked_path, existing_file, name_of
 from pytest_qemuvm.spec.sizes import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 NEEDS = ("real", "guest", "kvm", "net-admin")
 """What a test may say that it cannot do without."""
+
+Boot = Literal["kernel", "disk", "none"]
+"""What a machine runs: the built-in guest's kernel, what its first disk holds, or nothing."""
 
 MOST_CPUS = 64
 
@@ -91,10 +104,25 @@ def _args(value: object) -> tuple[str, ...]:
     return tuple(checked_argument(word, "args") for word in words)
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object, key: str) -> float:
+    """Return a number of seconds above 0. Raises SpecError for anything else."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
-        raise SpecError(f"boot_timeout: {value!r} is not a number of seconds above 0")
+        raise SpecError(f"{key}: {value!r} is not a number of seconds above 0")
     return float(value)
+
+
+def _image(value: object) -> Path | None:
+    # Whether it is there is looked at when a VM is made of it: a suite may name what not every machine has.
+    return None if value is None else checked_path(value, "disk image").absolute()
+
+
+def _one_of(kinds: object, key: str) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if value is not None:
+            one_of(value, kinds, key)
+        return value
+
+    return check
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -112,7 +140,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "hotplug_slots": _number("hotplug_slots", 0, 64),
     "kernel": _kernel,
     "args": _args,
-    "boot_timeout": _seconds,
+    "boot_timeout": lambda value: seconds(value, "boot_timeout"),
+    "image": _image,
+    "format": _one_of(DiskFormat, "disk format"),
+    "boot": _one_of(Boot, "way to boot"),
 }
 
 
@@ -153,11 +184,37 @@ class VMSpec:
     """Arguments added to QEMU's command line as they are."""
     boot_timeout: float = 90.0
     """Seconds from launch until the guest must answer."""
+    image: str | os.PathLike[str] | None = None
+    """A disk image of yours; the VM's first disk is an overlay on it, and it is never written."""
+    format: DiskFormat | None = None
+    """The image's format, to be said with every image: it is never guessed."""
+    boot: Boot | None = None
+    """``"kernel"``, ``"disk"`` or ``"none"``; None is what the template does: ``tiny`` boots its kernel,
+    ``bare`` the image, if it has one."""
+    said: frozenset[str] = field(init=False, repr=False, compare=False)
+    """The keys that were given, also where they were given their default's value."""
+
+    def __new__(cls, *args: object, **keywords: object) -> Self:
+        """Note what is said: a template's keywords give way to that, and not to what was left out."""
+        spec = object.__new__(cls)
+        object.__setattr__(spec, "said", frozenset((*SPEC_KEYS[: len(args)], *keywords)))
+        return spec
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "template", checked_name(name_of(self.template), "template"))
         for key, check in _CHECKS.items():
             object.__setattr__(self, key, check(getattr(self, key)))
+        if self.image is None and self.format is not None:
+            raise SpecError("format= says what the image is, and there is no image=")
+        if self.image is not None and self.format is None:
+            raise SpecError(
+                f"the format of the image {self.image} is not guessed",
+                hint="say format='qcow2' or format='raw'",
+            )
+        if self.said.issuperset(SPEC_KEYS):
+            # Nobody says all of them but dataclasses.replace(), which cannot know which it was asked for.
+            given = {key for key in SPEC_KEYS if getattr(self, key) != _DEFAULTS[key]}
+            object.__setattr__(self, "said", frozenset(given))
 
     @property
     def bytes(self) -> int:
@@ -174,12 +231,33 @@ class VMSpec:
         for key in keywords:
             if key not in SPEC_KEYS:
                 raise SpecError(f"{where}: {key!r} is not part of a VM's spec", hint=nearest(key, SPEC_KEYS))
-        return replace(self, **dict(keywords)) if keywords else self
+        if not keywords:
+            return self
+        others = {"format": None} if "image" in keywords else {}  # another image, another format
+        spec = replace(self, **{**others, **keywords})
+        object.__setattr__(spec, "said", self.said | keywords.keys())
+        return spec
+
+    def as_keywords(self) -> dict[str, Any]:
+        """Return the keys that were given, with their values."""
+        return {key: getattr(self, key) for key in SPEC_KEYS if key in self.said}
 
     def __str__(self) -> str:
         machine = self.machine or "default machine"
         return f"{self.template}, {machine}, {self.cpus} cpu, {format_size(self.bytes)}"
 
 
-SPEC_KEYS = tuple(field.name for field in fields(VMSpec))
+_DEFAULTS = {field.name: field.default for field in fields(VMSpec) if field.init}
+SPEC_KEYS = tuple(_DEFAULTS)
 """The keywords of ``vm_factory`` and of the marker."""
+
+
+def laid_over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords of a spec with others over them, key by key.
+
+    Only an image and its format go together: whoever names another image has to say its format too.
+    """
+    kept = {key: value for key, value in lower.items() if key != "format" or "image" not in upper}
+    if "image" in upper and upper["image"] is None:
+        upper = {"format": None, **upper}
+    return {**kept, **upper}

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from pytest_qemuvm import CpuSpec, DiskSpec, RngSpec, SerialSpec
+from pytest_qemuvm.devices.place import Image
 from pytest_qemuvm.errors import (
     DiskStateError,
     NoFreeSlot,
@@ -282,12 +283,9 @@ def test_a_file_that_goes_while_it_is_plugged_is_no_hindrance(bare, disk_factory
 
 
 def test_a_path_that_speaks_of_locks_is_not_taken_for_a_lock(bare, tmp_path):
-    image = tmp_path / "block-lock.img"
-    image.write_bytes(bytes(1024**2))
-    spec = DiskSpec(path=image, format="raw", read_only=True)
-    image.unlink()
+    image = Image(str(tmp_path / "block-lock.img"), "raw")
     with pytest.raises(ValueError, match="No such file"):
-        bare.hotplug(spec)
+        bare.plug(DiskSpec("1M"), image, 30)
 
 
 @pytest.mark.qemuvm_expect("leaked_device")

@@ -189,6 +189,7 @@ def holding(_spec, supplies):
     return Fragment(name, "holding", steps)
 
 
+@pytest.mark.qemuvm_expect("leaked_block_node")
 def test_a_plug_that_cannot_be_taken_back_whole_says_what_is_left(vm_factory):
     vm = vm_factory(hotplug_slots=1)
     vm._live.hotplug._kinds = (DeviceKind("holding", HoldingSpec, lambda _spec: "slot", holding),)

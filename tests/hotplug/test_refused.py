@@ -177,7 +177,7 @@ def test_qemu_is_asked_once_about_each_driver(vm_factory, qemuvm):
     ],
     ids=repr,
 )
-def test_a_name_that_the_test_took_is_left_to_it(vm, command, arguments, spec):
+def test_a_name_that_the_test_took_is_left_to_it(vm, command, arguments, spec, coherence):
     vm.qmp.execute(command, arguments)
     before = graph(vm)
     with pytest.raises(SpecError):
@@ -185,8 +185,10 @@ def test_a_name_that_the_test_took_is_left_to_it(vm, command, arguments, spec):
     assert graph(vm) == before
     vm.hotplug(spec).unplug()  # the next id is free
     assert graph(vm) == before
+    assert coherence.clean(coherence.check()) == {}
 
 
+@pytest.mark.qemuvm_expect("leaked_device")
 def test_an_id_that_the_test_took_is_passed_over(vm):
     vm.qmp.execute("device_add", {"driver": "usb-kbd", "id": "driver0", "bus": "usb.0"})
     before = graph(vm)

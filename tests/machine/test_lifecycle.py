@@ -21,6 +21,7 @@ from pytest_qemuvm.errors import (
     VMNotFound,
     VMStateError,
 )
+from pytest_qemuvm.host.images import qcow2_header
 
 
 def ended(pid):
@@ -389,8 +390,9 @@ def test_a_pause_that_is_under_way_is_a_change_like_any_other(vm_factory):
 
 def test_a_start_that_could_not_be_prepared_is_tried_again_from_the_beginning(vm_factory, tmp_path):
     image = tmp_path / "disk.qcow2"
-    image.write_bytes(b"no image")
+    image.write_bytes(qcow2_header(1024**2))
     vm = vm_factory(start=False, disks=[DiskSpec(path=image)])
+    image.write_bytes(b"no image")
     for _ in range(2):
         with pytest.raises(SpecError, match="not a qcow2 image"):
             vm.start()

@@ -76,6 +76,10 @@ SPECS = {
         BARE,
     ),
     "twelve-root-ports": (VMSpec(template="bare", hotplug_slots=12), BARE),
+    "boots-its-first-disk": (
+        VMSpec(template="bare", boot="disk", disks=[DiskSpec("1G"), DiskSpec("1G", bus="scsi")]),
+        BARE,
+    ),
     "serials-balloon-args": (
         VMSpec(serials=[SerialSpec("metrics")], balloon=True, args=("-rtc", "base=2000-01-01")),
         WORLD,

@@ -155,3 +155,27 @@ def test_works_beside_last_failed_and_without_the_cache_provider(pytester, run):
     pytester.runpytest_subprocess(*args).assert_outcomes(passed=1, failed=1)
     pytester.runpytest_subprocess(*args, "--lf").assert_outcomes(failed=1)
     run("--qemu-real", "-W", "error", "-x").assert_outcomes(passed=1, failed=1)
+
+
+def test_what_is_said_wins_over_the_template_even_if_it_is_the_default(pytester, run):
+    pytester.makepyfile(
+        """
+import pytest
+from pytest_qemuvm import VMSpec
+
+@pytest.fixture
+def vm_spec(template_factory):
+    template_factory("small", base="bare", cpus=4, memory="64M", display=False)
+    return VMSpec(template="small", cpus=1)
+
+def test_the_fixture_said_it(vm_factory):
+    vm = vm_factory(start=False)
+    assert (vm.spec.cpus, vm.spec.bytes >> 20, vm.spec.display) == (1, 64, False)
+
+@pytest.mark.qemuvm(display=True)
+def test_so_did_a_mark_and_the_call(vm_factory):
+    vm = vm_factory(memory="256M", start=False)
+    assert (vm.spec.cpus, vm.spec.bytes >> 20, vm.spec.display) == (1, 256, True)
+"""
+    )
+    run("--qemu-real").assert_outcomes(passed=2)

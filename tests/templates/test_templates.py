@@ -9,6 +9,7 @@ import pytest
 
 from pytest_qemuvm import DiskSpec
 from pytest_qemuvm.errors import (
+    GuestCommandTimeout,
     ImageFormatError,
     SpecError,
     TemplateExists,
@@ -90,6 +91,9 @@ def test_names_are_unique_and_looked_up(template_factory, qemuvm, vm_factory):
         {"setup": 7},
         {"setup": ["true", 7]},
         {"setup": "true"},  # bare has no guest to run it
+        {"setup_timeout": 5},
+        {"setup": lambda vm: None, "setup_timeout": 5},
+        {"setup": "true", "setup_timeout": 0},
     ],
 )
 def test_what_cannot_be_is_refused_and_the_name_stays_free(template_factory, keywords, qemuvm):
@@ -263,6 +267,18 @@ def test_with_a_guest_a_setup_holds_after_each_boot(vm_factory, template_factory
     vm.run("rm /www/index.html")
     vm.restart()
     assert vm.read_text("/www/index.html") == "hello\n"
+
+
+def test_a_command_of_a_setup_has_as_long_as_it_is_given(vm_factory, template_factory, qemuvm, image):
+    slow = {"setup": ["true", "sleep 1000"], "setup_timeout": 0.5}
+    template_factory("slow", **slow)
+    vm = vm_factory(template="slow", start=False)
+    with pytest.raises(GuestCommandTimeout) as caught:
+        vm.start()
+    assert (caught.value.seconds, vm.state) == (0.5, "stopped")
+    with pytest.raises(GuestCommandTimeout):
+        template_factory("prepared", image=image, format="qcow2", **slow)
+    assert [template.name for template in qemuvm.templates()] == ["slow"]
 
 
 def test_with_a_guest_an_image_is_prepared_once(vm_factory, disk_factory, template_factory, image, qemu_img):

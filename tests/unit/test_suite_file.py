@@ -29,6 +29,7 @@ templates:
     base: tiny
     memory: 512M
     setup: [mkdir /www, "echo hello >/www/index.html"]
+    setup_timeout: 120
   debian:
     base: web
     image: images/debian.img
@@ -50,6 +51,7 @@ vms:
     append: quiet
     boot_timeout: 30
   copy: {<<: *db, cpus: 3}
+  own: {template: bare, image: images/own.img, format: raw, boot: disk}
 disks:
   data: {size: 1G, format: raw, serial: data}
   root: {template: debian}
@@ -58,6 +60,7 @@ disks:
     )
     assert suite.templates["web"].keywords == {"memory": "512M"}
     assert suite.templates["web"].setup == ("mkdir /www", "echo hello >/www/index.html")
+    assert suite.templates["web"].setup_timeout == 120
     assert (suite.templates["debian"].base, suite.templates["debian"].image) == (
         "web",
         tmp_path / "images/debian.img",
@@ -77,6 +80,7 @@ disks:
         ["-rtc", "base=2000-01-01"],
     )
     assert suite.vms["copy"] == {**db, "cpus": 3}
+    assert suite.vms["own"]["image"] == str(tmp_path / "images/own.img")
     assert suite.disks == {
         "data": {"size": "1G", "format": "raw", "serial": "data"},
         "root": {"template": "debian"},
@@ -130,6 +134,10 @@ disks:
         ("templates:\n  a: {base: b}\n  b: {base: a}", 2, ["itself"]),
         ("templates:\n  web:\n    image: x.img", 2, ["format"]),
         ("templates:\n  web:\n    setup: {a: b}", 3, ["setup"]),
+        ("templates:\n  web: {setup: x, setup_timeout: soon}", 2, ["setup_timeout"]),
+        ("vms:\n  db:\n    image: x.img", 3, ["format"]),
+        ("vms:\n  db:\n    cpus: 2\n    format: raw", 4, ["image"]),
+        ("vms:\n  db:\n    boot: disc", 3, ["'disc'", "'disk'"]),
         ("templates:\n  web:\n    setup: []", 3, ["setup"]),
         ("disks:\n  data:\n    size: 0", 3, ["size"]),
         ("disks:\n  data:\n    serial: 12345", 3, ["serial", "quotes"]),
