@@ -24,6 +24,7 @@
      +-- NoFreeSlot                       no bus slot left for a device
      +-- UnplugRejected                   the guest refused to let a device go
      +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
+     +-- UnplugIncomplete                 the device is gone, and QEMU keeps what was behind it
      +-- GuestCommandError                a command in the guest failed
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
@@ -32,6 +33,7 @@
      +-- QmpError
      |    +-- ConnectError, QmpDisconnected, CommandError
      |    +-- QmpTimeout (also WaitTimeout)
+     +-- CoherenceError                   a test left something behind, or records and facts disagree
      +-- NotSupportedInDryRun             only a real machine could answer this
 
 An error says what happened (``brief``), the evidence (``details``: argv, exit status, log tail, last console
@@ -261,6 +263,27 @@ class UnplugRejected(QemuVMError):
         self.device = device
 
 
+class UnplugIncomplete(QemuVMError):
+    """The device is gone, and QEMU would not remove all that was behind it.
+
+    ``device`` is its id, ``left`` the names of the nodes, netdevs, objects or chardevs that QEMU still has. A
+    second unplug tries again to remove them.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        device: str,
+        left: Sequence[str],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.device = device
+        self.left = tuple(left)
+
+
 class NoFreeSlot(QemuVMError):
     """The machine has no slot left on the bus that the device needs."""
 
@@ -411,6 +434,36 @@ class CommandError(QmpError):
         super().__init__(brief, details, hint)
         self.class_ = class_
         self.desc = desc
+
+
+class CoherenceError(QemuVMError):
+    """A test left something behind, or something is not what was recorded; ``findings`` are what.
+
+    ``missing`` are the kinds that a test declared with ``qemuvm_expect`` and that did not appear, ``remains``
+    says what of the findings could not be cleaned away.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        findings: Sequence[Any] = (),
+        missing: Sequence[str] = (),
+        remains: Sequence[str] = (),
+    ) -> None:
+        evidence = [details] if details else []
+        evidence += [f"  {finding}" for finding in findings]
+        evidence += [f"  not cleaned away: {what}" for what in remains]
+        super().__init__(brief, "\n".join(evidence) or None, hint)
+        self.findings = tuple(findings)
+        self.missing = tuple(missing)
+        self.remains = tuple(remains)
+
+
+class QemuVMWarning(UserWarning):
+    """Something that is not as it was asked for, and did not keep a test from going on."""
 
 
 class NotSupportedInDryRun(QemuVMError):

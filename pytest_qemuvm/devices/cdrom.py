@@ -36,6 +36,7 @@ def _fragment(spec: CdromSpec, supplies: Supplies) -> Fragment:
     nodes = medium(spec.path, name) if spec.path is not None else ()
     if nodes:
         properties["drive"] = nodes[-1].node_name
+    properties.update(spec.properties)
     return Fragment(name, "cdrom", (*nodes, AddDevice("scsi-cd", name, properties)))
 
 

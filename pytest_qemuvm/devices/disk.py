@@ -26,6 +26,7 @@ def disk(spec: DiskSpec, place: Place, image: Image, bootindex: int | None = Non
     properties["serial"] = serial_of(spec, place.id)
     if bootindex is not None:
         properties["bootindex"] = bootindex
+    properties.update(spec.properties)
     return Fragment(
         place.id,
         "disk",
@@ -52,7 +53,7 @@ def _bus(spec: DiskSpec) -> Bus:
 
 def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
     assert supplies.image is not None
-    return disk(spec, supplies.place, supplies.image, supplies.facts.get("bootindex"))
+    return disk(spec, supplies.place, supplies.image, supplies.bootindex)
 
 
 def _seen(spec: DiskSpec, supplies: Supplies) -> str:

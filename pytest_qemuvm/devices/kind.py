@@ -29,6 +29,8 @@ class Supplies:
     mac: str | None = None
     path: str | None = None
     """Where a unix socket of the device's may be."""
+    bootindex: int | None = None
+    """When the firmware tries to boot it; None: never."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the machine was asked before, such as the address of a free CPU."""
 
@@ -42,7 +44,7 @@ class DeviceKind:
     spec: type[DeviceSpec]
     bus: Callable[[Any], Bus]
     fragment: Callable[[Any, Supplies], Fragment]
-    seen: Callable[[Any, Supplies], str] | None = None
+    seen: Callable[[Any, Supplies], str | None] | None = None
     """A shell command that succeeds in a guest that has the device; None: the guest has no say."""
     parting: Callable[[Any], Parting] = lambda _spec: "asked"
     needs: Literal["image", "mac", "path", "cpu", "address"] | None = None

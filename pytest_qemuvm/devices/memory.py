@@ -17,9 +17,9 @@ def _fragment(spec: MemorySpec, supplies: Supplies) -> Fragment:
     backend = AddObject("memory-backend-ram", f"{name}-mem", {"size": spec.bytes})
     memdev = {"memdev": f"{name}-mem"}
     if spec.kind == "dimm":
-        return Fragment(name, "memory", (backend, AddDevice("pc-dimm", name, memdev)))
+        return Fragment(name, "memory", (backend, AddDevice("pc-dimm", name, {**memdev, **spec.properties})))
     # It starts empty: what it should have is asked for when it is there.
-    properties = supplies.place.on_bus(**memdev, **{"requested-size": 0})
+    properties = supplies.place.on_bus(**memdev, **{"requested-size": 0}, **spec.properties)
     return Fragment(name, "memory", (backend, AddDevice("virtio-mem-pci", name, properties)))
 
 

@@ -25,6 +25,7 @@ def nic(spec: NicSpec, place: Place, mac: str) -> Fragment:
     properties: dict[str, Any] = place.on_bus(netdev=f"{place.id}-net", mac=mac)
     if place.transport == "pci":
         properties["romfile"] = ""  # a boot ROM costs time and nobody boots from the network unasked
+    properties.update(spec.properties)
     driver = place.virtio("net") if spec.model == "virtio" else spec.model
     return Fragment(
         place.id,

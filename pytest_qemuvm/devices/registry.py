@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.devices.cdrom import CDROM
 from pytest_qemuvm.devices.cpu import CPU
 from pytest_qemuvm.devices.disk import DISK
+from pytest_qemuvm.devices.driver import DRIVER
 from pytest_qemuvm.devices.memory import MEMORY
 from pytest_qemuvm.devices.nic import NIC
 from pytest_qemuvm.devices.rng import RNG
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.kind import DeviceKind
 
-BUILT_IN: tuple[DeviceKind, ...] = (DISK, NIC, SERIAL, RNG, USB, CDROM, MEMORY, CPU)
+BUILT_IN: tuple[DeviceKind, ...] = (DISK, NIC, SERIAL, RNG, USB, CDROM, MEMORY, CPU, DRIVER)
 
 
 def kind_of(spec: object, kinds: Iterable[DeviceKind]) -> DeviceKind:

@@ -13,20 +13,21 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.place import Place
 
 
-def rng(place: Place) -> Fragment:
+def rng(place: Place, spec: RngSpec = RngSpec()) -> Fragment:  # noqa: B008  # a frozen value
     """Return a virtio RNG with its source on the host."""
+    properties = {**place.on_bus(rng=f"{place.id}-src"), **spec.properties}
     return Fragment(
         place.id,
         "rng",
         (
             AddObject("rng-random", f"{place.id}-src", {"filename": "/dev/urandom"}),
-            AddDevice(place.virtio("rng"), place.id, place.on_bus(rng=f"{place.id}-src")),
+            AddDevice(place.virtio("rng"), place.id, properties),
         ),
     )
 
 
-def _fragment(_spec: RngSpec, supplies: Supplies) -> Fragment:
-    return rng(supplies.place)
+def _fragment(spec: RngSpec, supplies: Supplies) -> Fragment:
+    return rng(supplies.place, spec)
 
 
 def _seen(_spec: RngSpec, supplies: Supplies) -> str:

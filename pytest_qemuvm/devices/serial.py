@@ -7,30 +7,33 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddDevice, AddListeningChardev, AddSocketChardev, Fragment
 from pytest_qemuvm.spec.devices import SerialSpec
+from pytest_qemuvm.spec.properties import NO_PROPERTIES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_qemuvm.devices.kind import Supplies
     from pytest_qemuvm.devices.place import Place
 
 
-def serial_port(place: Place, name: str, fd: str) -> Fragment:
-    """Return a port that the guest finds as ``/dev/virtio-ports/<name>``; the harness holds the other end."""
+def serial_port(place: Place, name: str, fd: str, more: Mapping[str, object] = NO_PROPERTIES) -> Fragment:
+    """Return a port that the guest finds as ``/dev/virtio-ports/<name>``; the harness holds the other end.
+
+    ``more`` are further properties of the device.
+    """
+    chardev = f"{place.id}-chr"
+    properties = {"bus": place.bus, "chardev": chardev, "name": name, **more}
     return Fragment(
         place.id,
         "serial",
-        (
-            AddSocketChardev(f"{place.id}-chr", fd),
-            AddDevice(
-                "virtserialport", place.id, {"bus": place.bus, "chardev": f"{place.id}-chr", "name": name}
-            ),
-        ),
+        (AddSocketChardev(chardev, fd), AddDevice("virtserialport", place.id, properties)),
     )
 
 
 def _fragment(spec: SerialSpec, supplies: Supplies) -> Fragment:
     assert supplies.path is not None
     name, chardev = supplies.place.id, f"{supplies.place.id}-chr"
-    properties = {"bus": supplies.place.bus, "chardev": chardev, "name": spec.name}
+    properties = {"bus": supplies.place.bus, "chardev": chardev, "name": spec.name, **spec.properties}
     return Fragment(
         name,
         "serial",

@@ -22,6 +22,11 @@ class Command:
     name: str
     arguments: Mapping[str, Any]
 
+    @property
+    def subject(self) -> str:
+        """The id or node name of what it is about."""
+        return str(self.arguments.get("node-name") or self.arguments.get("id"))
+
 
 class Step(Protocol):
     """One thing that QEMU is told."""

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 def usb(spec: UsbSpec, place: Place) -> Fragment:
     """Return a USB keyboard, mouse or tablet."""
-    return Fragment(
-        place.id, "usb", (AddDevice(f"usb-{spec.kind}", place.id, place.on_bus(serial=place.id)),)
-    )
+    properties = {**place.on_bus(serial=place.id), **spec.properties}
+    return Fragment(place.id, "usb", (AddDevice(f"usb-{spec.kind}", place.id, properties),))
 
 
 def _fragment(spec: UsbSpec, supplies: Supplies) -> Fragment:

@@ -61,6 +61,10 @@ class Provisioner(Protocol):
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
 
+    def helpers(self) -> frozenset[int]:
+        """Return the pids of the session's own helpers."""
+        ...
+
     def close(self) -> None:
         """Remove what the session itself had; called when all its VMs are gone."""
 
@@ -136,6 +140,10 @@ class RealProvisioner:
         stack.callback(process.close)
         return Provisioned(process, ours)
 
+    def helpers(self) -> frozenset[int]:
+        """Return the reaper's pid."""
+        return frozenset({self._reaper.pid} if self._reaper.pid is not None else ())
+
     def close(self) -> None:
         """Remove the session's directory and let the reaper go."""
         with self._lock:
@@ -186,6 +194,10 @@ class PlanningProvisioner:
             f"dry-run: VM {plan.name!r} was planned, not started",
             hint="run with --qemu-real for a real machine, or read the plan with --qemu-plan",
         )
+
+    def helpers(self) -> frozenset[int]:
+        """Return none: nothing was started."""
+        return frozenset()
 
     def close(self) -> None:
         """Remove nothing: nothing was made."""

@@ -3,37 +3,37 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.place import Image
 from pytest_qemuvm.errors import (
     AlreadyAttached,
-    DiskExists,
-    DiskNotFound,
     DiskStateError,
     InUse,
     NotAttached,
     SpecError,
-    nearest,
+    WaitTimeout,
 )
-from pytest_qemuvm.plan.model import ImagePlan
+from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.spec.devices import DiskSpec
-from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import DiskBus, DiskFormat
+    from pytest_qemuvm.spec.properties import PropertyValue
 
 RESIZE_SECONDS = 30.0
 SERIAL_LENGTH = 20
 """Characters of a serial that virtio passes on to the guest."""
+TURN_SECONDS = 60.0
+"""How long another thread's plug or unplug, 30 seconds each unless told otherwise, is waited for."""
 
 
 @dataclass
@@ -64,7 +64,10 @@ class Disk:
         self._grow_image = grow
         self._forget = forget
         self._attached: list[tuple[VM, HotDevice]] = []
-        self._lock = threading.RLock()
+        self._changing = threading.Lock()
+        """Held while it is attached, detached, resized or deleted, by one thread after the other."""
+        self._noting = threading.Lock()
+        """Held for a moment by whoever reads or writes the record: observers never wait for a change."""
 
     def __repr__(self) -> str:
         return f"<Disk {self.name!r}: {self.record.format}, {self.size} bytes, {self.state}>"
@@ -92,43 +95,47 @@ class Disk:
     @property
     def state(self) -> str:
         """``available`` or ``attached``."""
-        self._settle()
-        return self.record.state
+        return self._observed()[0]
 
     @property
     def holder(self) -> str | None:
         """The name of the VM that it is attached to."""
-        self._settle()
-        return self.record.holder
+        return self._observed()[1]
 
     def delete(self) -> None:
         """Remove file and record. Raises InUse, naming the VM, while it is attached."""
-        with self._lock:
-            if self.state == "attached":
-                assert self.holder is not None
-                raise InUse(
-                    f"disk {self.name!r} is attached to VM {self.holder!r}",
-                    hint="detach it first",
-                    holder=self.holder,
-                )
-            self.path.unlink(missing_ok=True)
-            self._forget(self)
+        with self._turn(Deadline.after(TURN_SECONDS)):
+            self._delete()
+
+    def _delete(self) -> None:
+        state, holder = self._observed()
+        if state == "attached":
+            assert holder is not None
+            raise InUse(
+                f"disk {self.name!r} is attached to VM {holder!r}", hint="detach it first", holder=holder
+            )
+        self.path.unlink(missing_ok=True)
+        self._forget(self)
 
     def resize(self, size: int | str, timeout: float = RESIZE_SECONDS) -> None:
         """Make it larger, also while it is attached: QEMU, and the guest if there is one, has the size then.
 
-        Raises SpecError for a size that is smaller than it was, because what lies beyond would be lost.
+        Raises SpecError for a size that is smaller than it was, because what lies beyond would be lost; InUse
+        where it is attached read-only, or QEMU did not let it go although its device has gone; WaitTimeout.
         """
         wanted = parse_size(size, "disk size")
         if wanted % 512 or wanted < self.size:
             raise SpecError(f"disk {self.name!r} cannot go from {self.size} to {wanted} bytes")
-        with self._lock:
-            self._settle()
-            if any(_is_read_only(device) for _, device in self._attached):
-                raise InUse(f"disk {self.name!r} is attached read-only", holder=self._attached[0][0].name)
-            for vm, device in self._attached:
-                self._resize_attached(vm, device, wanted, timeout)
-            if not self._attached:
+        deadline = Deadline.after(timeout)
+        with self._turn(deadline):
+            attached = self._settled()
+            for vm, device in attached:
+                if _is_read_only(device) or not device.present:
+                    how = "attached read-only" if device.present else "not let go"
+                    raise InUse(f"disk {self.name!r} is {how} by VM {vm.name!r}", holder=vm.name)
+            for vm, device in attached:
+                self._resize_attached(vm, device, wanted, deadline.remaining)
+            if not attached:
                 self._grow(wanted)
             self.record.size = wanted
 
@@ -140,11 +147,12 @@ class Disk:
 
     def discard(self) -> None:
         """Take it away from whoever has it, and delete it: the end of what ``disk_factory`` made."""
-        with self._lock:
-            self._settle()
-            for _, device in self._attached:
+        with self._turn(Deadline.after(TURN_SECONDS)):
+            for _, device in self._settled():
                 device.unplug()
-            self.delete()
+            # Whatever a test made of its record.
+            self.record.state, self.record.holder = "available", None
+            self._delete()
 
     def launch_spec(self) -> DiskSpec:
         """Return it as a spec for ``disks=``: the VM has it from its start."""
@@ -152,10 +160,10 @@ class Disk:
 
     def check_free_for(self, vm: VM) -> None:
         """Raise AlreadyAttached unless a VM that is about to start may have it."""
-        with self._lock:
-            self._settle()
-            if self._attached:
-                holder = self._attached[0][0].name
+        with self._turn(Deadline.after(TURN_SECONDS)):
+            attached = self._settled()
+            if attached:
+                holder = attached[0][0].name
                 raise AlreadyAttached(
                     f"disk {self.name!r}, which VM {vm.name!r} starts with, is attached to VM {holder!r}",
                     hint="detach it there first",
@@ -164,18 +172,32 @@ class Disk:
 
     def attached_from_start(self, vm: VM, device: HotDevice) -> None:
         """Note that a VM has started with it."""
-        with self._lock:
-            self._attached.append((vm, device))
-            self.record.state, self.record.holder = "attached", vm.name
+        self._note(vm, device)
 
-    def attach(self, vm: VM, bus: DiskBus, *, read_only: bool, timeout: float) -> HotDevice:
+    def attach(
+        self,
+        vm: VM,
+        bus: DiskBus,
+        *,
+        read_only: bool,
+        properties: Mapping[str, PropertyValue],
+        timeout: float,
+    ) -> HotDevice:
         """Attach it; see ``VM.attach``."""
-        spec = DiskSpec(size=self.size, bus=bus, serial=self.serial, format=self._format, read_only=read_only)
-        with self._lock:
-            self._settle()
-            sharing = read_only and all(_is_read_only(device) for _, device in self._attached)
-            if self._attached and (not sharing or vm in [holder for holder, _ in self._attached]):
-                holder = self._attached[0][0].name
+        spec = DiskSpec(
+            size=self.size,
+            bus=bus,
+            serial=self.serial,
+            format=self._format,
+            read_only=read_only,
+            properties=properties,
+        )
+        deadline = Deadline.after(timeout)
+        with self._turn(deadline):
+            attached = self._settled()
+            sharing = read_only and all(_is_read_only(device) for _, device in attached)
+            if attached and (not sharing or vm in [holder for holder, _ in attached]):
+                holder = attached[0][0].name
                 raise AlreadyAttached(
                     f"disk {self.name!r} is attached to VM {holder!r}",
                     hint="detach it there first; several VMs may share it with read_only=True",
@@ -183,22 +205,35 @@ class Disk:
                 )
             if not self.path.exists():
                 raise DiskStateError(f"the file of disk {self.name!r} is gone", str(self.path))
-            device = vm.plug(spec, Image(str(self.path), self._format), timeout)
-            self._attached.append((vm, device))
-            self.record.state, self.record.holder = "attached", self._attached[0][0].name
+            device = vm.plug(spec, Image(str(self.path), self._format), deadline.remaining)
+            self._note(vm, device)
         return device
 
     def detach(self, vm: VM, timeout: float) -> None:
         """Detach it; see ``VM.detach``."""
-        with self._lock:
-            self._settle()
-            for holder, device in self._attached:
+        deadline = Deadline.after(timeout)
+        with self._turn(deadline):
+            for holder, device in self._settled():
                 if holder is vm:
-                    device.unplug(timeout)
-                    self._settle()
+                    device.unplug(deadline.remaining)
+                    self._settled()
                     return
             where = f"it is attached to {self.holder!r}" if self.holder else "it is attached to none"
             raise NotAttached(f"disk {self.name!r} is not attached to VM {vm.name!r}", where)
+
+    @contextmanager
+    def _turn(self, deadline: Deadline) -> Iterator[None]:
+        """Wait until no other thread changes it. Raises WaitTimeout."""
+        if not self._changing.acquire(timeout=deadline.remaining):
+            raise WaitTimeout(
+                f"another thread changes disk {self.name!r}, and has done so for {deadline.seconds:g} s",
+                waited_for=f"the other thread's change of disk {self.name!r}",
+                seconds=deadline.seconds,
+            )
+        try:
+            yield
+        finally:
+            self._changing.release()
 
     def _grow(self, size: int) -> None:
         self._grow_image(self.path, self.record.format, size)
@@ -207,76 +242,30 @@ class Disk:
     def _format(self) -> DiskFormat:
         return "raw" if self.record.format == "raw" else "qcow2"
 
-    def _settle(self) -> None:
-        """Take note of devices that were unplugged by themselves or went with their machine."""
-        with self._lock:
+    def _note(self, vm: VM, device: HotDevice) -> None:
+        """Note that a VM has it."""
+        with self._noting:
+            self._attached.append((vm, device))
+            self.record.state, self.record.holder = "attached", self._attached[0][0].name
+
+    def _settled(self) -> list[tuple[VM, HotDevice]]:
+        """Return who has it, after taking note of devices that went by themselves or with their machine.
+
+        A device that has gone while QEMU still has the file open counts: nobody else can have the file.
+        """
+        with self._noting:
             before = len(self._attached)
-            self._attached = [(vm, device) for vm, device in self._attached if device.present]
+            self._attached = [(vm, device) for vm, device in self._attached if device.present or device.left]
             if before and not self._attached:
                 self.record.state, self.record.holder = "available", None
+            return list(self._attached)
+
+    def _observed(self) -> tuple[str, str | None]:
+        """Return state and holder as of one moment."""
+        self._settled()
+        with self._noting:
+            return self.record.state, self.record.holder
 
 
 def _is_read_only(device: HotDevice) -> bool:
     return isinstance(device.spec, DiskSpec) and device.spec.read_only
-
-
-class DiskShelf:
-    """All disks of a session."""
-
-    def __init__(self, directory: Path, provisioner: Provisioner) -> None:
-        self.directory = directory
-        self._provisioner = provisioner
-        self._disks: dict[str, tuple[Disk, str]] = {}
-        self._numbers = 0
-        self._lock = threading.Lock()
-
-    def make(
-        self, spec: DiskSpec, name: str | None, owner: str, template: tuple[str, Image] | None = None
-    ) -> Disk:
-        """Make a disk: its file exists, with that virtual size, before its record does.
-
-        With the name and the image of a ``template`` it is an overlay on that.
-
-        Raises DiskExists, SpecError for a name or spec that cannot be right, QemuVMError where the file
-        cannot be written; nothing is left then.
-        """
-        with self._lock:
-            name = self._unused_name() if name is None else checked_name(name, "disk")
-            if name in self._disks:
-                raise DiskExists(f"there is a disk {name!r} already", f"made for {self._disks[name][1]}")
-            path = self.directory / f"{name}.{spec.format}"
-            below = template[1] if template else None
-            backing = (below.path, below.format) if below else (None, None)
-            self._provisioner.make_disk(ImagePlan(str(path), spec.format, spec.bytes, *backing))
-            serial = spec.serial or name[:SERIAL_LENGTH]
-            disk = Disk(
-                DiskRecord(name, path, spec.format, spec.bytes, serial, template[0] if template else None),
-                self._forget,
-                self._provisioner.grow_disk,
-            )
-            self._disks[name] = disk, owner
-        return disk
-
-    def get(self, name: str) -> Disk:
-        """Return a disk by name. Raises DiskNotFound."""
-        with self._lock:
-            if name in self._disks:
-                return self._disks[name][0]
-            known = list(self._disks)
-        raise DiskNotFound(f"no disk {name!r} in this session", hint=nearest(name, known) if known else None)
-
-    def all(self, owner: str | None = None) -> list[Disk]:
-        """Return all disks, or those made for an owner."""
-        with self._lock:
-            return [disk for disk, made_for in self._disks.values() if owner in (None, made_for)]
-
-    def _unused_name(self) -> str:
-        while True:
-            name = f"disk-{self._numbers}"
-            self._numbers += 1
-            if name not in self._disks:
-                return name
-
-    def _forget(self, disk: Disk) -> None:
-        with self._lock:
-            self._disks.pop(disk.name, None)

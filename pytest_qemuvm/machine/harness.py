@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.arch import ARCHITECTURES
+from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
+from pytest_qemuvm.coherence import known_kinds
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
-from pytest_qemuvm.machine.disks import DiskShelf
 from pytest_qemuvm.machine.library import TemplateLibrary
+from pytest_qemuvm.machine.observer import Observer
+from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
+from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
@@ -28,6 +33,7 @@ from pytest_qemuvm.spec.vm import VMSpec, laid_over
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_qemuvm.coherence import Collector, Rule
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.provision import Provisioner
@@ -44,6 +50,19 @@ STATES = ("stopped", "running", "paused", "io-error", "guest-panicked", "shutdow
 """What ``qemuvm.vms(state=...)`` accepts."""
 
 
+SESSION = "session"
+"""The owner of what lives as long as the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions:
+    """What plugins add to the harness; the built-in ones come the same way."""
+
+    kinds: Sequence[DeviceKind] = BUILT_IN_KINDS
+    rules: Sequence[Rule] = BUILT_IN_RULES
+    collectors: Mapping[str, Collector] = field(default_factory=dict)
+
+
 class Harness:
     """What the fixture ``qemuvm`` gives: the session's mode, its VMs, and the making of them."""
 
@@ -53,8 +72,9 @@ class Harness:
         capabilities: Capabilities,
         cache: Path,
         progress: Callable[[str], None],
-        kinds: Sequence[DeviceKind] = BUILT_IN_KINDS,
         suite: Suite = NO_SUITE,
+        extensions: Extensions | None = None,
+        acting: Callable[[], str] = lambda: SESSION,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -80,7 +100,14 @@ class Harness:
         self._library = TemplateLibrary(
             self.root / "templates@", suite.templates, self, self._provisioner.sources
         )
-        self._services = Services(self.tag, self.root, self._loop, self._provisioner, self, kinds)
+        extensions = extensions or Extensions()
+        self._services = Services(
+            self.tag, self.root, self._loop, self._provisioner, self, extensions.kinds, acting
+        )
+        self.kinds_of_findings = known_kinds(extensions.rules)
+        """Every kind of finding that a check may come to."""
+        self.observer = Observer(self, extensions.rules, extensions.collectors)
+        """Checks the session's books."""
 
     @property
     def mode(self) -> str:
@@ -258,13 +285,36 @@ class Harness:
         """Note that a VM has been launched."""
         with self._lock:
             self.used_by.add(self._owners[vm.name])
+        if self.settings.coherence != "off":
+            self.observer.note_start(vm)
 
     def vm_deleted(self, vm: Lifecycle) -> None:
         """Note that a VM is gone; its name is free."""
+        self.observer.note_deleted(vm)
         with self._lock:
             if self._vms.get(vm.name) is vm:
                 del self._vms[vm.name]
                 del self._owners[vm.name]
+
+    def modified_templates(self) -> dict[str, tuple[str, ...]]:
+        """Return the changed files of templates by name; what was not touched is not read."""
+        return {
+            template.name: tuple(str(path) for path in changed)
+            for template in self._library.all()
+            if (changed := template.changed_files())
+        }
+
+    def own_files(self) -> frozenset[Path]:
+        """Return the session's own files in its directory: what was made for templates."""
+        return frozenset(path for template in self._library.all() for path in template.own_files)
+
+    def own_processes(self) -> frozenset[int]:
+        """Return the pids of the session's own helpers: its reaper."""
+        return self._provisioner.helpers()
+
+    def end(self, owner: str, *, is_test: bool) -> EndOfScope:
+        """End what was made for an owner, checked before it goes; see ``scope.end_scope``."""
+        return end_scope(self, owner, is_test=is_test)
 
     def close(self) -> None:
         """Delete what is left and end the threads and processes of the session.
@@ -272,6 +322,7 @@ class Harness:
         Raises an ExceptionGroup of what went wrong, after everything has been tried.
         """
         errors: list[Exception] = []
+        self.observer.stop()
         for step in (*(vm.delete for vm in self.vms()), *self._library.verifications()):
             try:
                 step()

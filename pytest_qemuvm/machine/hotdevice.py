@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_qemuvm.devices.cdrom import medium
+from pytest_qemuvm.devices.steps import Command
 from pytest_qemuvm.errors import (
     CommandError,
     DiskStateError,
@@ -16,6 +17,7 @@ from pytest_qemuvm.errors import (
     WaitTimeout,
 )
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.backends import remove
 from pytest_qemuvm.spec.devices import CdromSpec, MemorySpec, medium_path, memory_blocks
 
 if TYPE_CHECKING:
@@ -64,17 +66,24 @@ class HotDevice:
         self.supplies = supplies
         self.fragment = fragment
         self.plugged = False
-        """True from the end of a plug to the end of an unplug."""
+        """True from the end of a plug until the device has gone."""
+        self.owner: str | None = None
+        """The test, module or session that plugged it; None for what the VM was started with."""
+        self.pending: tuple[Command, ...] = ()
+        """What would remove what is left behind the device when it has gone, in order."""
         self._engine = engine
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r}: {self.spec}; {'plugged' if self.present else 'gone'}>"
+        state = (
+            "plugged" if self.present else f"gone, but for {', '.join(self.left)}" if self.left else "gone"
+        )
+        return f"<{type(self).__name__} {self.id!r}: {self.spec}; {state}>"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if not self.present:
+        if not (self.present or self.left):
             return
         try:
             self.unplug()
@@ -95,6 +104,11 @@ class HotDevice:
         return self.plugged and self._engine.alive
 
     @property
+    def left(self) -> tuple[str, ...]:
+        """Names of what QEMU still has of it although the device has gone, after an UnplugIncomplete."""
+        return tuple(command.subject for command in self.pending) if self._engine.alive else ()
+
+    @property
     def mac(self) -> str | None:
         """The address of a NIC."""
         return self.supplies.mac
@@ -109,9 +123,10 @@ class HotDevice:
     def unplug(self, timeout: float = UNPLUG_SECONDS) -> None:
         """Unplug it and return when it is gone, backends included; ``timeout`` in seconds.
 
-        Raises NotAttached if it is gone already, UnplugRejected where the guest refuses, UnplugTimeout where
-        it does not answer; it is still plugged then. Raises ImageModified, after it is gone, where an image
-        of yours that it was on is not what it was.
+        Raises NotAttached if it is gone already; UnplugRejected where the guest or QEMU refuses, and
+        UnplugTimeout where the guest does not answer: it is still plugged then; UnplugIncomplete where the
+        device goes and QEMU does not let go what was behind it: the next call tries that again. Raises
+        ImageModified, after all is gone, where an image of yours that it was on is not what it was.
         """
         self._engine.unplug(self, Deadline.after(timeout))
 
@@ -160,11 +175,12 @@ class Cdrom(HotDevice):
         self._media += 1
         nodes = medium(path, f"{self.id}-m{self._media}")
         for step in nodes:
+            # Noted before it is there, so that whatever goes wrong it is removed with the next eject.
+            self._nodes = (step.node_name, *self.medium_nodes())
             command = step.plug()
             qmp.execute(command.name, dict(command.arguments))
         qmp.execute("blockdev-insert-medium", {"id": self.id, "node-name": nodes[-1].node_name})
         qmp.execute("blockdev-close-tray", {"id": self.id})
-        self._nodes = tuple(step.node_name for step in reversed(nodes))
 
     def eject(self, *, force: bool = False) -> None:
         """Open the tray and take the medium out, if there is one. Raises DiskStateError, see above."""
@@ -178,10 +194,22 @@ class Cdrom(HotDevice):
             )
         if "inserted" in drive:
             qmp.execute("blockdev-remove-medium", {"id": self.id})
-        for node in self.medium_nodes():
-            qmp.execute("blockdev-del", {"node-name": node})
-        self._nodes = ()
+        for command in self.medium_removal():
+            try:
+                remove(qmp, command)
+            except CommandError as error:
+                raise DiskStateError(
+                    f"the medium is out of {self.id!r}, and QEMU did not remove its {command.subject!r}: "
+                    f"{error.desc}",
+                    error.details,
+                    "release it from whatever uses it, then eject() again",
+                ) from error
+            self._nodes = self.medium_nodes()[1:]
         self._engine.uses.end(self.id)
+
+    def medium_removal(self) -> tuple[Command, ...]:
+        """Return what removes the block nodes of the medium, the upper one first."""
+        return tuple(Command("blockdev-del", {"node-name": node}) for node in self.medium_nodes())
 
     def medium_nodes(self) -> tuple[str, ...]:
         """Return the block nodes of the medium, the upper one first."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.vm import VMSpec
 
 STOP_SECONDS = 20.0
+_HALTS = ("GUEST_PANICKED", "SHUTDOWN", "BLOCK_IO_ERROR", "WATCHDOG")
 
 
 @dataclass
@@ -70,6 +71,9 @@ class Lifecycle:
         self._prepared = ExitStack()
         self._is_prepared = False
         self._is_deleted = False
+        self._earlier_panic: str | None = None
+        self._noted = 0
+        """The number of the newest event that the record takes into account."""
         self._changing = threading.Lock()
         self._looking = threading.Lock()
 
@@ -123,6 +127,8 @@ class Lifecycle:
             status = live.qmp.execute("query-status")["status"]
         except QmpDisconnected:
             return "stopped"
+        if status == "guest-panicked":
+            live.panic_seen = True
         return "paused" if status == "prelaunch" else str(status)
 
     @property
@@ -159,6 +165,33 @@ class Lifecycle:
         """The end of what QEMU wrote to its log in this run or the last one."""
         return self._last.process.log_tail() if self._last else ""
 
+    @property
+    def live(self) -> Live | None:
+        """What exists while it runs; for the harness."""
+        return self._live
+
+    @property
+    def is_changing(self) -> bool:
+        """True while somebody changes its state, or what is plugged into it."""
+        live = self._live
+        return self._changing.locked() or (live is not None and live.hotplug.busy)
+
+    @property
+    def unseen_panic(self) -> str | None:
+        """The console's end, where its guest panicked, in this run or an earlier one, and nobody looked."""
+        return self._earlier_panic or (self._last.unseen_panic if self._last is not None else None)
+
+    def reconcile(self) -> None:
+        """Make the record say what is the case, whoever falsified it."""
+        with self._change("reconcile"):
+            self._earlier_panic = None
+            if self._live is not None and self._live.alive:
+                self._record.state = "paused" if self.state == "paused" else "running"
+                self._record.pid = self._live.process.pid
+            else:
+                self._reap()
+                self._record.state, self._record.pid = "stopped", None
+
     def transcript(self) -> list[str]:
         """Return the last QMP exchanges of this run or the last one, one line each."""
         return self._last.qmp.transcript() if self._last else []
@@ -185,6 +218,7 @@ class Lifecycle:
 
     def _start(self) -> None:
         self._reap()
+        self._earlier_panic = self.unseen_panic
         services = self._services
         deadline = Deadline.after(self.spec.boot_timeout)
         if not self._is_prepared:
@@ -200,6 +234,7 @@ class Lifecycle:
         self._live = self._last = live
         self._record.state, self._record.pid = "running", live.process.pid
         self._record.starts += 1
+        self._noted = live.qmp.events.last
         services.registry.vm_started(self)
         try:
             live.await_guest(deadline)
@@ -312,14 +347,32 @@ class Lifecycle:
             self._changing.release()
 
     def _settle(self) -> None:
-        """Take note of an end that came in order: the guest switched itself off, or the test sent quit."""
+        """Take note of what came in order: the guest switched itself off, or a test sent quit, stop, cont."""
         live = self._live
-        if live is None or live.alive:
+        if live is None:
             return
-        if live.ended_in_order():
+        if live.alive:
+            self._settle_pause(live)
+        elif live.ended_in_order():
             self.stopped_by = live.stopped_by or "quit"
             self._reap()
             self._record.state, self._record.pid = "stopped", None
+
+    def _settle_pause(self, live: Live) -> None:
+        """Take note that the test had its processors stopped or started by a command of its own."""
+        events = live.qmp.events
+        last = events.last
+        if last == self._noted:
+            return
+        newer = events.since(self._noted, (*_HALTS, "STOP", "RESUME"))
+        if newer and newer[-1].name == "RESUME":
+            self._record.state = "running"
+        elif newer and {event.name for event in newer}.intersection(_HALTS):
+            # It stopped for another reason, which is a state of its own until it runs again.
+            return
+        elif newer:
+            self._record.state = "paused"
+        self._noted = newer[-1].seq if newer else last
 
     def _running(self) -> Live:
         live = self._live
@@ -354,3 +407,4 @@ class Lifecycle:
         live.qmp.execute(command)
         live.qmp.wait_event(event, since=since)
         self._record.state = after
+        self._noted = live.qmp.events.last

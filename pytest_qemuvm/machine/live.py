@@ -65,6 +65,8 @@ class Live:
         """True while the guest is known to answer."""
         self.boots = 0
         """How often it has come up."""
+        self.panic_seen = False
+        """True once the test was told that the guest panicked."""
         self._stack = stack
         self.qmp: Qmp
         self.console: Console
@@ -161,12 +163,16 @@ class Live:
             # A QEMU that refuses its command line ends within milliseconds of closing the monitor.
             status = self.process.wait(Deadline.after(1.0))
             ended = "ended" if status is not None else "did not answer"
+            log = self.process.log_tail()
+            from pytest_qemuvm.host.device_help import right_name  # noqa: PLC0415  # only a failure needs it
+
             raise LaunchError(
                 f"QEMU {ended} before {self.plan.name!r} was up",
                 argv=self.plan.standalone_argv(),
                 status=status,
-                log=self.process.log_tail(),
-                hint="paste the command line into a shell to see it fail",
+                log=log,
+                hint=right_name(self.plan.argv[0], log)
+                or "paste the command line into a shell to see it fail",
             ) from error
 
     def _on_death(self) -> None:
@@ -199,7 +205,18 @@ class Live:
                 partial(VMStateError, f"the guest of {self.plan.name!r} reset itself while it booted")
             )
 
+    @property
+    def unseen_panic(self) -> str | None:
+        """What the console said last, where the guest panicked and nobody was told or waited for it."""
+        if self.panic_seen:
+            return None
+        panics = self.qmp.events.since(0, "GUEST_PANICKED")
+        return (
+            self.console.tail() if any(not self.qmp.events.was_returned(event) for event in panics) else None
+        )
+
     def _panicked(self) -> QemuVMError:
+        self.panic_seen = True
         return VMStateError(
             f"the guest of {self.plan.name!r} panicked",
             f"last console lines:\n{self.console.tail()}",

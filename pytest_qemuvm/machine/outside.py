@@ -74,10 +74,10 @@ class Outside(Lifecycle):
     def hotplug(self, spec: DeviceSpec, *, timeout: float = PLUG_SECONDS) -> HotDevice:
         """Plug a device into the running machine and return it when QEMU, and the guest, has it.
 
-        ``spec`` is a DiskSpec, NicSpec, UsbSpec, SerialSpec, RngSpec, MemorySpec or CpuSpec; ``timeout`` is
-        in seconds. Used as a context manager, the device is unplugged on leaving. Raises NotRunning,
-        NoFreeSlot, SpecError where QEMU refuses it, WaitTimeout where the guest does not see it; nothing is
-        left then.
+        ``spec`` is a DiskSpec, NicSpec, UsbSpec, SerialSpec, RngSpec, CdromSpec, MemorySpec or CpuSpec, or
+        for any other device a DriverSpec; ``timeout`` is in seconds. Used as a context manager, the device is
+        unplugged on leaving. Raises NotRunning, NoFreeSlot, SpecError where QEMU does not know or refuses it,
+        WaitTimeout where the guest does not see it; nothing is left then.
         """
         return self.plug(spec, None, timeout)
 

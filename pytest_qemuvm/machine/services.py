@@ -6,8 +6,10 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_qemuvm.machine.catalogue import Catalogue
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_qemuvm.devices.kind import DeviceKind
@@ -38,6 +40,10 @@ class Services:
     registry: Registry
     kinds: Sequence[DeviceKind]
     """What can be plugged."""
+    acting: Callable[[], str]
+    """Return the test, module or session on whose behalf something is done now."""
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self) -> Path:

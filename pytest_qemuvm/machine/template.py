@@ -105,9 +105,18 @@ class Template:
             for path in self._own:
                 path.unlink(missing_ok=True)
 
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """The files that were made for it and go with it."""
+        return tuple(self._own)
+
+    def changed_files(self) -> list[Path]:
+        """Return the files of its image that are not what they were; what was not touched is not read."""
+        return self._watch.changed("touched")
+
     def verify(self) -> None:
         """Raise TemplateModified, naming the files, unless its image is what it was."""
-        changed = self._watch.changed(thorough=True)
+        changed = self._watch.changed("all")
         if changed:
             paths = [str(path) for path in changed]
             raise TemplateModified(

@@ -9,11 +9,15 @@ from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
 from pytest_qemuvm.machine.outside import Outside
 from pytest_qemuvm.spec.devices import DiskSpec
+from pytest_qemuvm.spec.properties import NO_PROPERTIES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.spec.devices import DiskBus
+    from pytest_qemuvm.spec.properties import PropertyValue
 
 
 class VM(Inside, Outside):
@@ -34,14 +38,21 @@ class VM(Inside, Outside):
                 device.spec.handle.attached_from_start(self, device)
 
     def attach(
-        self, disk: Disk, *, bus: DiskBus = "virtio", read_only: bool = False, timeout: float = PLUG_SECONDS
+        self,
+        disk: Disk,
+        *,
+        bus: DiskBus = "virtio",
+        read_only: bool = False,
+        properties: Mapping[str, PropertyValue] = NO_PROPERTIES,
+        timeout: float = PLUG_SECONDS,
     ) -> HotDevice:
         """Attach a disk to the running machine and return when QEMU, and the guest, has it.
 
-        Raises NotRunning, and AlreadyAttached, naming the holder, where the disk is attached to this VM or
-        another; several may share one that all attach with ``read_only``.
+        ``properties`` are those of a DiskSpec. Raises SpecError where QEMU does not have or refuses them,
+        NotRunning, and AlreadyAttached, naming the holder, where the disk is attached to this VM or another;
+        several may share one that all attach with ``read_only``.
         """
-        return disk.attach(self, bus, read_only=read_only, timeout=timeout)
+        return disk.attach(self, bus, read_only=read_only, properties=properties, timeout=timeout)
 
     def detach(self, disk: Disk, *, timeout: float = UNPLUG_SECONDS) -> None:
         """Detach a disk and return when it is gone and its file is free. Raises NotAttached."""

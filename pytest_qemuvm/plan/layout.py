@@ -12,6 +12,7 @@ from pytest_qemuvm.devices.controllers import (
     usb_controller,
 )
 from pytest_qemuvm.devices.disk import DISK
+from pytest_qemuvm.devices.driver import DRIVER
 from pytest_qemuvm.devices.kind import Supplies
 from pytest_qemuvm.devices.nic import NIC
 from pytest_qemuvm.devices.place import Place
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.plan.model import ImagePlan, Surroundings
-    from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec
+    from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 FIRST_TO_BOOT = 1
@@ -88,8 +89,8 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         _check_bus(disk_spec.bus, machine)
         image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
-        facts = {"bootindex": FIRST_TO_BOOT} if boot == "disk" and index == 0 else {}
-        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, facts=facts)
+        first = FIRST_TO_BOOT if boot == "disk" and index == 0 else None
+        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, bootindex=first)
         requested.append(_planned(DISK, disk_spec, supplies))
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":
@@ -102,8 +103,12 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         requested.append(_planned(NIC, nic_spec, Supplies(place, mac=planned.mac)))
     for index, serial in enumerate(spec.serials):
         place = Place(f"serial{index}", "vserial.0")
-        fragment = serial_port(place, serial.name, f"serial{index}")
+        fragment = serial_port(place, serial.name, f"serial{index}", serial.properties)
         requested.append(PlannedDevice(SERIAL, serial, Supplies(place), fragment))
+    for index, driver in enumerate(spec.devices):
+        _check_bus(f"{driver.driver} (bus={driver.bus!r})", machine, needs_pci=driver.bus in ("pci", "usb"))
+        supplies = Supplies(_driver_place(driver, index, machine, ports))
+        requested.append(_planned(DRIVER, driver, supplies))
     free = [ports.next() for _ in range(spec.hotplug_slots)] if machine.hotplug == "root-port" else []
     agent = tuple(f"agent{number}" for number in range(AGENT_PORTS)) if world.boot else ()
     return Layout(
@@ -155,3 +160,13 @@ def _disk_place(spec: DiskSpec, index: int, machine: Machine, ports: _RootPorts)
     if spec.bus == "usb":
         return Place(name, "usb.0")
     return Place(name, ports.next(name), machine.transport)
+
+
+def _driver_place(spec: DriverSpec, index: int, machine: Machine, ports: _RootPorts) -> Place:
+    """Return where a device by its driver's name goes; with ``none`` QEMU looks for a bus itself."""
+    name = f"driver{index}"
+    if spec.bus == "pci":
+        return Place(name, ports.next(name), machine.transport)
+    if spec.bus == "none":
+        return Place(name)
+    return Place(name, "vserial.0" if spec.bus == "virtio-serial" else f"{spec.bus}.0")

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_qemuvm.plugin.fixtures import (
+    _qemuvm_of_module,
+    _qemuvm_of_session,
+    _qemuvm_of_test,
+    coherence,
     disk_factory,
     module_vm_factory,
     qemuvm,
@@ -27,9 +31,14 @@ from pytest_qemuvm.plugin.state import configure, worker_data
 from pytest_qemuvm.spec.settings import OPTIONS
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.coherence import Rule
     from pytest_qemuvm.devices.kind import DeviceKind
 
 __all__ = [
+    "_qemuvm_of_module",
+    "_qemuvm_of_session",
+    "_qemuvm_of_test",
+    "coherence",
     "disk_factory",
     "module_vm_factory",
     "qemuvm",
@@ -45,6 +54,10 @@ __all__ = [
 MARKER = (
     "qemuvm(template=, memory=, cpus=, machine=, disks=, nics=, needs=, ...): "
     "the VM that the test gets, and what it cannot do without"
+)
+EXPECT_MARKER = (
+    "qemuvm_expect(kind, ...): what the coherence check is to find at the test's end; "
+    "a kind that it does not find fails the test"
 )
 
 
@@ -68,6 +81,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Decide settings and mode, once; a demand that cannot be met stops the session here."""
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line("markers", EXPECT_MARKER)
     if config.option.help or getattr(config.option, "version", 0):
         return
     config.pluginmanager.register(SessionHooks(configure(config)), "qemuvm-session")
@@ -89,5 +103,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_qemuvm_device_kinds() -> tuple[DeviceKind, ...]:
     """Return the built-in kinds of devices."""
     from pytest_qemuvm.devices.registry import BUILT_IN  # noqa: PLC0415  # the first VM pays for it
+
+    return BUILT_IN
+
+
+def pytest_qemuvm_coherence_rules() -> tuple[Rule, ...]:
+    """Return the built-in rules of the coherence check."""
+    from pytest_qemuvm.coherence import BUILT_IN  # noqa: PLC0415  # the first VM pays for it
 
     return BUILT_IN

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_qemuvm.plugin.scope import end, owner_of
 from pytest_qemuvm.plugin.state import STATE
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.harness import Harness
+    from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.qmp import Qmp
@@ -84,6 +85,31 @@ def qemuvm(pytestconfig: pytest.Config) -> Iterator[Harness]:
     state.close()
 
 
+# What factories make belongs to one of these three. Everything else of the test that uses a factory is torn
+# down before them, so that what a test cleans up itself is no finding.
+
+
+@pytest.fixture
+def _qemuvm_of_test(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[Harness]:
+    """End, after the test, what was made for it."""
+    yield qemuvm
+    end(request, qemuvm)
+
+
+@pytest.fixture(scope="module")
+def _qemuvm_of_module(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[Harness]:
+    """End, after the module, what was made for it."""
+    yield qemuvm
+    end(request, qemuvm)
+
+
+@pytest.fixture(scope="session")
+def _qemuvm_of_session(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[Harness]:
+    """End, after the session, what was made for it."""
+    yield qemuvm
+    end(request, qemuvm)
+
+
 @pytest.fixture
 def vm_spec() -> VMSpec | Mapping[str, Any]:
     """Return what ``vm`` and ``vm_factory`` start from: a VMSpec or a dict of its keywords. To be overridden.
@@ -95,60 +121,38 @@ def vm_spec() -> VMSpec | Mapping[str, Any]:
 
 @pytest.fixture
 def vm_factory(
-    request: pytest.FixtureRequest,
-    qemuvm: Harness,
-    vm_spec: VMSpec | Mapping[str, Any],
-    template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
-    disk_factory: DiskFactory,  # noqa: ARG001  # ends after the VMs, so that no guest has to let a disk go
-) -> Iterator[VMFactory]:
+    request: pytest.FixtureRequest, _qemuvm_of_test: Harness, vm_spec: VMSpec | Mapping[str, Any]
+) -> VMFactory:
     """Make VMs that live as long as the test: ``vm_factory(name=None, *, start=True, **spec)``."""
-    marks = list(request.node.iter_markers("qemuvm"))
-    with _factory(qemuvm, request.node, vm_spec, marks) as factory:
-        yield factory
+    return _factory(_qemuvm_of_test, request.node, vm_spec, list(request.node.iter_markers("qemuvm")))
 
 
 @pytest.fixture(scope="module")
-def module_vm_factory(
-    request: pytest.FixtureRequest,
-    qemuvm: Harness,
-    session_template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
-) -> Iterator[VMFactory]:
+def module_vm_factory(request: pytest.FixtureRequest, _qemuvm_of_module: Harness) -> VMFactory:
     """Make VMs that live as long as the module: the same call as ``vm_factory``."""
-    with _factory(qemuvm, request.node, {}, list(request.node.iter_markers("qemuvm"))) as factory:
-        yield factory
+    return _factory(_qemuvm_of_module, request.node, {}, list(request.node.iter_markers("qemuvm")))
 
 
 @pytest.fixture(scope="session")
-def session_vm_factory(
-    request: pytest.FixtureRequest,
-    qemuvm: Harness,
-    session_template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
-) -> Iterator[VMFactory]:
+def session_vm_factory(request: pytest.FixtureRequest, _qemuvm_of_session: Harness) -> VMFactory:
     """Make VMs that live as long as the session: the same call as ``vm_factory``."""
-    with _factory(qemuvm, request.node, {}, []) as factory:
-        yield factory
+    return _factory(_qemuvm_of_session, request.node, {}, [])
 
 
 @pytest.fixture(scope="session")
-def session_template_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[TemplateFactory]:
+def session_template_factory(request: pytest.FixtureRequest, _qemuvm_of_session: Harness) -> TemplateFactory:
     """Make templates that live as long as the session: the same call as ``template_factory``."""
-    with _templates(qemuvm, request.node) as factory:
-        yield factory
+    return _templates(_qemuvm_of_session, request.node)
 
 
 @pytest.fixture
-def template_factory(request: pytest.FixtureRequest, qemuvm: Harness) -> Iterator[TemplateFactory]:
+def template_factory(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> TemplateFactory:
     """Make templates that live as long as the test: ``template_factory(name, *, base="tiny", ...)``."""
-    with _templates(qemuvm, request.node) as factory:
-        yield factory
+    return _templates(_qemuvm_of_test, request.node)
 
 
 @pytest.fixture
-def disk_factory(
-    request: pytest.FixtureRequest,
-    qemuvm: Harness,
-    template_factory: TemplateFactory,  # noqa: ARG001  # ends after what was made from its templates
-) -> Iterator[DiskFactory]:
+def disk_factory(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> DiskFactory:
     """Make disks that live as long as the test: ``disk_factory(size="64M", *, name=None, ...)``."""
     owner = request.node.nodeid
 
@@ -161,10 +165,15 @@ def disk_factory(
         serial: str | None = None,
     ) -> Disk:
         keywords = {"size": size, "format": format, "template": template, "serial": serial}
-        return qemuvm.make_disk(name, owner, keywords)
+        return _qemuvm_of_test.make_disk(name, owner, keywords)
 
-    yield make
-    _each(qemuvm.disks_owned_by(owner), "discard", f"disks of {owner}")
+    return make
+
+
+@pytest.fixture
+def coherence(_qemuvm_of_test: Harness) -> Observer:
+    """Give the observer, which compares records with what is the case: ``coherence.check()``."""
+    return _qemuvm_of_test.observer
 
 
 @pytest.fixture
@@ -179,17 +188,15 @@ def qmp(vm: VM) -> Qmp:
     return vm.qmp
 
 
-@contextmanager
 def _factory(
     harness: Harness, node: pytest.Item | pytest.Collector, base: Any, marks: list[pytest.Mark]
-) -> Iterator[VMFactory]:
-    """Give a factory whose VMs are deleted on leaving; what goes wrong then is raised all at once."""
+) -> VMFactory:
     from pytest_qemuvm.plugin.needs import from_root, keywords_from  # noqa: PLC0415
     from pytest_qemuvm.spec.vm import laid_over  # noqa: PLC0415
 
     root = node.config.rootpath
     common = keywords_from(base, marks, "the fixture vm_spec")
-    owner = node.nodeid or "session"
+    owner = owner_of(node)
 
     def make(name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
         keywords = from_root(laid_over(common, spec), root)
@@ -198,19 +205,14 @@ def _factory(
             made.start()
         return made
 
-    try:
-        yield make
-    finally:
-        _each(harness.owned_by(owner), "delete", f"VMs of {owner}")
+    return make
 
 
-@contextmanager
-def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> Iterator[TemplateFactory]:
-    """Give a factory whose templates are deleted on leaving."""
+def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> TemplateFactory:
     from pytest_qemuvm.plugin.needs import from_root  # noqa: PLC0415
     from pytest_qemuvm.spec.template import TemplateSpec  # noqa: PLC0415
 
-    owner = node.nodeid or "session"
+    owner = owner_of(node)
 
     def make(
         name: str,
@@ -226,19 +228,4 @@ def _templates(harness: Harness, node: pytest.Item | pytest.Collector) -> Iterat
         template = TemplateSpec(base, image, format, setup, setup_timeout, spec)
         return harness.create_template(name, template, owner)
 
-    try:
-        yield make
-    finally:
-        _each(harness.templates_owned_by(owner), "delete", f"templates of {owner}")
-
-
-def _each(things: Sequence[VM | Disk | Template], end: str, what: str) -> None:
-    """End all of them by the method of that name; what goes wrong is raised when all have been tried."""
-    errors: list[Exception] = []
-    for thing in things:
-        try:
-            getattr(thing, end)()
-        except Exception as error:  # noqa: BLE001  # all of them are raised below
-            errors.append(error)
-    if errors:
-        raise ExceptionGroup(f"{what} could not be deleted in order", errors)
+    return make

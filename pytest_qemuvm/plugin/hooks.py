@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_qemuvm.plugin.scope import EXPECT, FOUND
+from pytest_qemuvm.plugin.traceback import present, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pytest_qemuvm.plugin.state import SessionState
+
+
+WIDER = frozenset({"module_vm_factory", "session_vm_factory"})
 
 
 class SessionHooks:
@@ -24,6 +31,13 @@ class SessionHooks:
 
         return header(self._state)
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Have a test that only uses VMs of wider scope end with a check as well."""
+        names: list[str] = getattr(item, "fixturenames", [])
+        if not WIDER.isdisjoint(names):
+            # The first to be set up is the last to be torn down.
+            names.insert(0, "_qemuvm_of_test")
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Check the test's marks, skip what this session cannot run, and set up."""
@@ -33,11 +47,33 @@ class SessionHooks:
             from pytest_qemuvm.plugin.needs import check_marks  # noqa: PLC0415
 
             check_marks(marks, self._state)
+        if item.get_closest_marker(EXPECT) is not None:
+            from pytest_qemuvm.plugin.scope import check_expectations  # noqa: PLC0415
+
+            check_expectations(item, self._state)
+        self._state.acting[:] = [item.nodeid]
         try:
             return (yield)
         except Exception as error:
             self._skip_if_dry(error)
             raise
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        """Note for whom a fixture acts; what one of wider scope has set up is no leak of the test's."""
+        if fixturedef.scope == "function":
+            return (yield)
+        acting = self._state.acting
+        acting.append(getattr(request.node, "nodeid", "") or "session")
+        try:
+            return (yield)
+        finally:
+            acting.pop()
+            harness = self._state.harness
+            if harness is not None and self._state.settings.coherence != "off" and harness.vms():
+                harness.observer.begin()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
@@ -54,34 +90,30 @@ class SessionHooks:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Attach to a report what the test's machines have to say, and show the test's lines, not ours."""
-        if self._state.harness is None:
+        shorten = not item.config.option.fulltrace and self._state.harness is not None
+        with shortened(call) if shorten else nullcontext():
             report = yield
-            self._locate_skip(report, item, call)
-            if report.failed and call.excinfo is not None:
-                from pytest_qemuvm.plugin.traceback import summarised  # noqa: PLC0415
-
-                summarised(call.excinfo.value, report.longrepr)
-            return report
-        from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
-        from pytest_qemuvm.plugin.traceback import shortened, summarised, without_causes  # noqa: PLC0415
-
-        if item.config.option.fulltrace:
-            report = yield
-        else:
-            with shortened(call):
-                report = yield
-            if call.excinfo is not None:
-                without_causes(call.excinfo.value, report.longrepr)
+        if call.when == "teardown":
+            report.qemuvm_findings = item.stash.get(FOUND, None)  # type: ignore[attr-defined]
         if call.excinfo is not None:
-            summarised(call.excinfo.value, report.longrepr)
-        self._locate_skip(report, item, call)
-        complete(report, item, call, self._state)
+            if report.failed:
+                present(report, call.excinfo, whole=item.config.option.fulltrace)
+            self._locate_skip(report, item, call)
+        if self._state.harness is not None:
+            from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
+
+            complete(report, item, call, self._state)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count who really used a VM and gather plans; the controller does so with its workers' reports."""
         if getattr(report, "qemuvm_used", False):
             self._state.users.add(report.nodeid)
+        kinds = getattr(report, "qemuvm_findings", None)
+        if kinds is not None:
+            self._state.checked += 1
+        if kinds:
+            self._state.findings[report.nodeid] = kinds
         for owner, plan in getattr(report, "qemuvm_plans", ()):
             self._state.plans.setdefault(owner, []).append(plan)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pytest_qemuvm.spec.settings import OPTIONS, Settings, resolve
 
 if TYPE_CHECKING:
     from pytest_qemuvm.host.capabilities import Capabilities
-    from pytest_qemuvm.machine.harness import Harness
+    from pytest_qemuvm.machine.harness import Extensions, Harness
     from pytest_qemuvm.spec.suite import Suite
 
 
@@ -30,6 +31,12 @@ class SessionState:
         self._suite: Suite | None = None
         """What the suite's file names."""
         self.harness: Harness | None = None
+        self.acting: list[str] = []
+        """For whom pytest does something now, the innermost last: a test, a module, the session."""
+        self.checked = 0
+        """Tests that ended with a coherence check."""
+        self.findings: dict[str, list[str]] = {}
+        """Kinds of undeclared findings, by the test at whose end they were found."""
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
         self.plans: dict[str, list[dict[str, Any]]] = {}
@@ -60,12 +67,36 @@ class SessionState:
         if self.harness is None:
             from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
 
-            found = self.config.hook.pytest_qemuvm_device_kinds(config=self.config)
-            kinds = tuple(kind for kinds in found for kind in kinds)
             self.harness = Harness(
-                self.settings, self.capabilities, self.cache, self._progress, kinds, self.suite
+                self.settings,
+                self.capabilities,
+                self.cache,
+                self._progress,
+                self.suite,
+                self.extensions,
+                lambda: self.acting[-1] if self.acting else "session",
             )
         return self.harness
+
+    @cached_property
+    def extensions(self) -> Extensions:
+        """What all plugins add, this one's built-in parts among it."""
+        from pytest_qemuvm.machine.harness import Extensions  # noqa: PLC0415
+
+        hook = self.config.hook
+        kinds, rules, facts = (
+            found(config=self.config)
+            for found in (
+                hook.pytest_qemuvm_device_kinds,
+                hook.pytest_qemuvm_coherence_rules,
+                hook.pytest_qemuvm_coherence_facts,
+            )
+        )
+        return Extensions(
+            kinds=tuple(kind for some in kinds for kind in some),
+            rules=tuple(rule for some in rules for rule in some),
+            collectors={name: collector for some in facts for name, collector in some.items()},
+        )
 
     def close(self) -> None:
         """End the harness and all its machines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
     users = len(state.users)
     if users or state.settings.mode == "real":
         reporter.write_line(f"qemuvm: {users} {'test' if users == 1 else 'tests'} used a real VM")
+    if state.checked:
+        reporter.write_line(f"qemuvm: {_checks(state)}", red=bool(state.findings))
     if state.unused_but_strict:
         reporter.write_line("qemuvm: no test used a VM, a failure because of --qemu-strict", red=True)
     if state.settings.plan == "-":
@@ -32,6 +35,16 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
             reporter.write_line(f"qemuvm: plans could not be written: {error}", red=True)
         else:
             reporter.write_line(f"qemuvm: plans written to {state.settings.plan}")
+
+
+def _checks(state: SessionState) -> str:
+    """Return how many tests were checked, and what was found."""
+    tests = f"{state.checked} {'test' if state.checked == 1 else 'tests'}"
+    if not state.findings:
+        return f"nothing left behind by {tests}"
+    counts = Counter(kind for kinds in state.findings.values() for kind in kinds)
+    found = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return f"left behind by {len(state.findings)} of {tests}: {found}"
 
 
 def _as_lines(argv: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.errors import CoherenceError, QemuVMError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,13 +49,32 @@ def shortened(call: pytest.CallInfo[None]) -> Iterator[None]:
         excinfo.traceback = whole
 
 
-def without_causes(error: BaseException, longrepr: object) -> None:
+def present(report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], *, whole: bool) -> None:
+    """Have the report of a harness's error say what happened, and once.
+
+    pytest's summary, and JUnit's message, get the first sentence: on a terminal pytest cuts such lines to
+    its width, but where CI is set it would repeat all the evidence. ``whole`` leaves the rest as it is.
+    """
+    error = excinfo.value
+    if not isinstance(error, QemuVMError):
+        return
+    if not whole:
+        if isinstance(error, CoherenceError):
+            # It is raised by a fixture of ours after the test: there is no line to be shown.
+            report.longrepr = excinfo.getrepr(style="value")
+        _drop_causes(error, report.longrepr)
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = f"{type(error).__qualname__}: {error.brief}"
+
+
+def _drop_causes(error: QemuVMError, longrepr: object) -> None:
     """Drop from a report the errors that a harness's error was made from inside the harness.
 
     What the user's own code was handling when it called the harness stays.
     """
     chain = getattr(longrepr, "chain", None)
-    if not isinstance(chain, list) or not isinstance(error, QemuVMError):
+    if not isinstance(chain, list):
         return
     shown = 1
     cause = _cause(error)
@@ -64,16 +83,6 @@ def without_causes(error: BaseException, longrepr: object) -> None:
         shown += 1
         cause = _cause(cause)
     del chain[:-shown]
-
-
-def summarised(error: BaseException, longrepr: object) -> None:
-    """Have pytest's summary, and JUnit's message, say of a harness's error what happened and no more.
-
-    On a terminal pytest cuts such a line to its width; where CI is set, it would repeat all the evidence.
-    """
-    crash = getattr(longrepr, "reprcrash", None)
-    if crash is not None and isinstance(error, QemuVMError):
-        crash.message = f"{type(error).__qualname__}: {error.brief}"
 
 
 def _span(traceback: TracebackType) -> tuple[int, int] | None:

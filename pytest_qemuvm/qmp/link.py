@@ -157,7 +157,8 @@ class Link:
         if call is None:
             self._transcript.stray(raw)
             return
-        self._transcript.answered(call.id, call.command, raw, call.seconds)
+        if not call.aside:
+            self._transcript.answered(call.id, call.command, raw, call.seconds)
         call.future.set_result(message)
 
     def _finish(self, reason: BaseException | None) -> None:
@@ -170,7 +171,7 @@ class Link:
             self._watch.cancel()
         for call in calls.values():
             error = ending()
-            if not call.abandoned:
+            if not (call.abandoned or call.aside):
                 self._transcript.unanswered(call.id, call.command, error.brief, call.seconds)
             call.future.set_exception(error)
         self._events.end(ending)

@@ -66,6 +66,8 @@ class Call:
     future: Future[Mapping[str, Any]] = field(default_factory=_running_future)
     abandoned: bool = False
     """Nobody waits for the answer any more."""
+    aside: bool = False
+    """A question of the harness itself, which would only hide in the transcript what the test did."""
 
     @property
     def seconds(self) -> float:
@@ -135,7 +137,14 @@ class Session:
             return timeout
         return Deadline.after(self._timeout if timeout is None else timeout)
 
-    def perform(self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool) -> Call:
+    def perform(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        *,
+        allow_dangerous: bool,
+        aside: bool = False,
+    ) -> Call:
         """Send a command and return at once: the one door through which every command goes.
 
         What judges commands or keeps a record of them belongs here, before the last line; until then not a
@@ -144,8 +153,9 @@ class Session:
         link = self.link
         call_id = f"qemuvm-{next(self._ids)}"
         shown, data = _encoded(command, arguments, call_id)
-        call = Call(command, arguments, allow_dangerous, call_id, data)
-        self.transcript.sent(call_id, command, shown)
+        call = Call(command, arguments, allow_dangerous, call_id, data, aside=aside)
+        if not aside:
+            self.transcript.sent(call_id, command, shown)
         link.issue(call)
         return call
 
@@ -169,7 +179,8 @@ class Session:
     def abandon(self, call: Call) -> None:
         """Wait for the reply no longer; if it comes after all, it is dropped."""
         call.abandoned = True
-        self.transcript.unanswered(call.id, call.command, "nobody waits any more", call.seconds)
+        if not call.aside:
+            self.transcript.unanswered(call.id, call.command, "nobody waits any more", call.seconds)
 
     def overdue(self, call: Call, deadline: Deadline) -> QmpTimeout:
         """Give up on a reply and return the error that says so."""

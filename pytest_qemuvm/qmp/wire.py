@@ -33,7 +33,7 @@ _LINE_END = b"\n"
 
 
 class Outbox:
-    """What is to be sent over a socket, and how much of it has been: true also after an interruption anywhere.
+    """What is to be sent over a socket, and how much of it has been: true after an interruption anywhere.
 
     Ctrl-C raises KeyboardInterrupt between any two steps of the main thread. Were a send and the note of it
     two steps, the next command would send the same bytes again, or wait for ever behind bytes long gone.
@@ -52,10 +52,12 @@ class Outbox:
 
     def send(self, data: bytes = b"") -> None:
         """Add the data, and send what the socket takes without waiting; once it is broken, all is dropped."""
-        self._state = state = (self.unsent + data, [])
+        counts: list[int] = []
+        whole = self.unsent + data
+        self._state = (whole, counts)
         try:
             # One call into C both sends and notes the count: no signal handler runs in between.
-            state[1].extend(map(self._sock.send, (state[0],), (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)))
+            counts.extend(map(self._sock.send, (whole,), (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)))
         except BlockingIOError:
             pass
         except OSError:

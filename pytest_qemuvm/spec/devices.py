@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.spec.names import checked_name, existing_file
+from pytest_qemuvm.spec.properties import NO_PROPERTIES, device_properties
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from pytest_qemuvm.spec.properties import PropertyValue
 
 DiskBus = Literal["virtio", "scsi", "nvme", "usb"]
 DiskFormat = Literal["qcow2", "raw"]
 NicModel = Literal["virtio", "e1000e"]
+DriverBus = Literal["pci", "usb", "scsi", "virtio-serial", "none"]
+"""Where a device by its driver's name sits; ``none``: on none of these, or where QEMU puts it by itself."""
 Transport = Literal["pci", "mmio"]
 """How virtio devices reach the guest: microvm has no PCI bus."""
 
@@ -26,6 +32,7 @@ LARGEST_DISK = 2 << 50
 RESERVED_PORTS = "org.qemuvm."
 DIMM_BLOCK = 128 * 1024 * 1024
 
+_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
@@ -45,9 +52,23 @@ def switch(value: object, key: str) -> bool:
 
 
 class DeviceSpec:
-    """What all device specs have in common: they are frozen values that a device kind can be found for."""
+    """What all device specs have in common: they are frozen values that a device kind can be found for.
+
+    Those with ``properties`` hand them on to QEMU's device, under its own names for them. What the harness
+    sets itself cannot be among them; whether QEMU's device has them is asked of QEMU.
+    """
 
     __slots__ = ()
+
+    def _check_properties(self, *reserved: str) -> None:
+        """Freeze the properties. Raises SpecError for one of those that the harness sets itself."""
+        properties = device_properties(
+            self.properties,  # type: ignore[attr-defined]  # only specs that have them call this
+            type(self).__name__,
+            reserved,
+            [field.name for field in fields(self)],  # type: ignore[arg-type]  # all are dataclasses
+        )
+        object.__setattr__(self, "properties", properties)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +88,8 @@ class DiskSpec(DeviceSpec):
     format: DiskFormat = "qcow2"
     read_only: bool = False
     path: str | os.PathLike[str] | None = None
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
+    """More properties of QEMU's device: ``{"num-queues": 2, "physical_block_size": 4096}``."""
     handle: Any = field(default=None, repr=False)
     """The disk of ``disk_factory`` that this is, whose own file is written; set by the disk itself."""
 
@@ -91,6 +114,7 @@ class DiskSpec(DeviceSpec):
             raise SpecError(
                 f"{self.serial!r} is not a disk serial", hint="up to 20 letters, digits, '_', '.' or '-'"
             )
+        self._check_properties("drive", "serial")
 
     @property
     def bytes(self) -> int:
@@ -113,6 +137,8 @@ class NicSpec(DeviceSpec):
     """``"52:54:00:12:34:56"``; left out, an address unique to the VM is chosen."""
     forward: tuple[int, ...] = ()
     outward: bool = False
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
+    """More properties of QEMU's device: ``{"mq": True, "vectors": 6}``."""
 
     def __post_init__(self) -> None:
         one_of(self.model, NicModel, "NIC model")
@@ -132,6 +158,7 @@ class NicSpec(DeviceSpec):
         if len(set(forward)) != len(forward):
             raise SpecError(f"forward={forward!r} names a port twice")
         object.__setattr__(self, "forward", forward)
+        self._check_properties("netdev", "mac", "romfile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +166,11 @@ class SerialSpec(DeviceSpec):
     """A virtio-serial port; the guest finds it as ``/dev/virtio-ports/<name>``."""
 
     name: str
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
 
     def __post_init__(self) -> None:
         checked_name(self.name, "serial port")
+        self._check_properties("chardev", "name")
         if self.name.startswith(RESERVED_PORTS):
             raise SpecError(f"serial ports of names that begin with {RESERVED_PORTS!r} are the harness's own")
 
@@ -150,15 +179,22 @@ class SerialSpec(DeviceSpec):
 class RngSpec(DeviceSpec):
     """A random number generator fed from the host's ``/dev/urandom``."""
 
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
+
+    def __post_init__(self) -> None:
+        self._check_properties("rng")
+
 
 @dataclass(frozen=True, slots=True)
 class UsbSpec(DeviceSpec):
     """A USB device: ``kbd``, ``mouse`` or ``tablet``."""
 
     kind: Literal["kbd", "mouse", "tablet"] = "kbd"
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
 
     def __post_init__(self) -> None:
         one_of(self.kind, Literal["kbd", "mouse", "tablet"], "USB device")
+        self._check_properties("serial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +213,11 @@ class MemorySpec(DeviceSpec):
 
     size: int | str
     kind: Literal["dimm", "virtio-mem"] = "dimm"
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
 
     def __post_init__(self) -> None:
         one_of(self.kind, Literal["dimm", "virtio-mem"], "kind of memory")
+        self._check_properties("memdev", "requested-size")
         object.__setattr__(self, "size", memory_blocks(self.size))
 
     @property
@@ -202,10 +240,35 @@ class CdromSpec(DeviceSpec):
     """A CD drive with a medium, an ISO image or any file, that is only read; without one it is empty."""
 
     path: str | os.PathLike[str] | None = None
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
 
     def __post_init__(self) -> None:
         if self.path is not None:
             object.__setattr__(self, "path", medium_path(self.path))
+        self._check_properties("drive", "serial", "scsi-id")
+
+
+@dataclass(frozen=True, slots=True)
+class DriverSpec(DeviceSpec):
+    """Any device that QEMU has, by the name of its driver, for what has no spec of its own.
+
+    ``DriverSpec("edu")``, ``DriverSpec("usb-tablet", bus="usb")``. What is to be behind it (a block node, a
+    chardev, an object) has to be there, and is the test's own.
+    """
+
+    driver: str
+    """As ``qemu-system-x86_64 -device help`` has it."""
+    properties: Mapping[str, PropertyValue] = NO_PROPERTIES
+    """Properties of the device: ``qemu-system-x86_64 -device edu,help`` lists them."""
+    bus: DriverBus = "pci"
+    """``pci``, ``usb``, ``scsi``, ``virtio-serial``; ``none`` for what sits elsewhere."""
+
+    def __post_init__(self) -> None:
+        driver: object = self.driver
+        if not isinstance(driver, str) or not _DRIVER.fullmatch(driver):
+            raise SpecError(f"{driver!r} is not the name of a driver", hint="see qemu -device help")
+        one_of(self.bus, DriverBus, "bus for a device")
+        self._check_properties()
 
 
 def medium_path(path: str | os.PathLike[str]) -> Path:

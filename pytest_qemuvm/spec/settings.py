@@ -51,6 +51,11 @@ OPTIONS = (
     Option("config", "names VMs, templates and disks (default: qemuvm.yaml in the rootdir)", metavar="FILE"),
     Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
     Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
+    Option(
+        "coherence",
+        "what a test that leaves something behind gets (default: error)",
+        ("error", "warn", "off"),
+    ),
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
@@ -80,6 +85,7 @@ class Settings(NamedTuple):
     config: str | None
     image: str | None
     image_format: Literal["qcow2", "raw"] | None
+    coherence: Literal["error", "warn", "off"]
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
@@ -124,6 +130,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         config=_text(levels, "config"),
         image=_text(levels, "image"),
         image_format=_word(levels, "image-format", None),
+        coherence=_word(levels, "coherence", "error"),
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),

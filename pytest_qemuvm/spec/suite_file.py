@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from pytest_qemuvm.errors import SettingsError, SpecError, nearest
-from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, NicSpec, SerialSpec
+from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec, NicSpec, SerialSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import Suite
 from pytest_qemuvm.spec.template import OWN_KEYS, TEMPLATE_KEYS, TemplateSpec
@@ -23,11 +23,16 @@ BUILT_IN = ("bare", "tiny")
 
 _SECTIONS = ("vms", "templates", "disks")
 _DISK_KEYS = ("size", "format", "template", "serial")
-_DEVICES: dict[str, type[DeviceSpec]] = {"disks": DiskSpec, "nics": NicSpec, "serials": SerialSpec}
+_DEVICES: dict[str, type[DeviceSpec]] = {
+    "disks": DiskSpec,
+    "nics": NicSpec,
+    "serials": SerialSpec,
+    "devices": DriverSpec,
+}
 _VM_KEYS = tuple(key for key in SPEC_KEYS if key != "needs")
 _PATHS = ("image", "kernel", "path")
 _TEXT = (
-    *("append", "base", "boot", "format", "image", "kernel"),
+    *("append", "base", "boot", "driver", "format", "image", "kernel"),
     *("mac", "machine", "path", "serial", "template"),
 )
 _SWITCHES = ("outward", "read_only")
@@ -133,10 +138,18 @@ class _Reader:
         devices = []
         for item in node.value:
             entries = self._entries(item, keys, f"a key of {kind.__name__}")
-            keywords = {found.key: self._scalar(found) for found in entries}
+            keywords = {
+                found.key: self._properties(found) if found.key == "properties" else self._scalar(found)
+                for found in entries
+            }
             with self._at(item.start_mark.line + 1):
                 devices.append(kind(**keywords))
         return tuple(devices)
+
+    def _properties(self, entry: _Entry) -> dict[str, Any]:
+        """Return a device's properties; they are QEMU's, so that no name among them has a meaning here."""
+        entries = self._entries(entry.value, None, "property")
+        return {found.key: self._loader.construct_object(found.value, deep=True) for found in entries}
 
     def _commands(self, entry: _Entry) -> Any:
         value = self._loader.construct_object(entry.value, deep=True)

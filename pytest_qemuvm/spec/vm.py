@@ -11,6 +11,7 @@ from pytest_qemuvm.spec.devices import (
     DeviceSpec,
     DiskFormat,
     DiskSpec,
+    DriverSpec,
     NicSpec,
     SerialSpec,
     one_of,
@@ -130,6 +131,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "disks": lambda value: _tuple_of(value, DiskSpec, "disks"),
     "nics": lambda value: _tuple_of(value, NicSpec, "nics"),
     "serials": _serials,
+    "devices": lambda value: _tuple_of(value, DriverSpec, "devices"),
     "machine": _machine,
     "append": _text("append"),
     "needs": _needs,
@@ -165,6 +167,8 @@ class VMSpec:
     """Specs of disks to be made, and disks of ``disk_factory``."""
     nics: tuple[NicSpec, ...] = ()
     serials: tuple[SerialSpec, ...] = ()
+    devices: tuple[DriverSpec, ...] = ()
+    """Other devices, by the names of QEMU's drivers."""
     needs: tuple[str, ...] = ()
     """What the test cannot do without: ``real``, ``guest``, ``kvm``, ``net-admin``."""
     balloon: bool = False

@@ -238,6 +238,7 @@ def test_a_guest_that_panics_during_an_unplug_ends_it(tiny):
     # The guest may have agreed before it panicked.
     assert isinstance(outcome, (VMStateError, type(None)))
     assert device.present == (device.id in devices(tiny)) == (device in tiny.devices)
+    tiny.qmp.wait_event("GUEST_PANICKED", since=0)
 
 
 def test_a_failure_in_the_body_is_kept_when_the_unplug_fails_too(tiny):
@@ -260,6 +261,7 @@ def test_a_failing_unplug_after_a_good_body_is_the_failure(tiny):
     tiny.qmp.execute("cont")
 
 
+@pytest.mark.qemuvm_expect("missing_disk")
 def test_a_disk_whose_file_is_gone(bare, disk_factory):
     disk = disk_factory()
     disk.path.unlink()
@@ -269,6 +271,7 @@ def test_a_disk_whose_file_is_gone(bare, disk_factory):
     assert bare.devices == ()
 
 
+@pytest.mark.qemuvm_expect("missing_disk")
 def test_a_file_that_goes_while_it_is_plugged_is_no_hindrance(bare, disk_factory):
     disk, device = disk_factory(), bare.hotplug(DiskSpec("1M"))
     bare.attach(disk)
@@ -285,6 +288,7 @@ def test_a_path_that_speaks_of_locks_is_not_taken_for_a_lock(bare, tmp_path):
         bare.plug(DiskSpec("1M"), image, 30)
 
 
+@pytest.mark.qemuvm_expect("leaked_device")
 def test_ids_that_somebody_else_has_are_not_used(vm_factory):
     vm = vm_factory(template="bare", args=("-device", "virtio-scsi-pci,id=rng1"))
     vm.qmp.execute("device_add", {"driver": "usb-kbd", "id": "rng2", "bus": "usb.0"})
@@ -293,6 +297,7 @@ def test_ids_that_somebody_else_has_are_not_used(vm_factory):
     device.unplug()
 
 
+@pytest.mark.qemuvm_expect("leaked_device")
 def test_a_slot_that_somebody_else_has_is_not_used(vm_factory):
     vm = vm_factory(template="bare", hotplug_slots=2)
     port = vm.plan.free_ports[0]

@@ -1,8 +1,19 @@
 """Hot-plug without a guest: PCI devices are let go by playing the guest; QEMU's own graph is looked into."""
 
 import pytest
+from qemu_graph import graph
 
-from pytest_qemuvm import CdromSpec, CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+from pytest_qemuvm import (
+    CdromSpec,
+    CpuSpec,
+    DiskSpec,
+    DriverSpec,
+    MemorySpec,
+    NicSpec,
+    RngSpec,
+    SerialSpec,
+    UsbSpec,
+)
 from pytest_qemuvm.errors import NoFreeSlot, NotAttached, NotRunning, SpecError
 
 KINDS = {
@@ -18,25 +29,17 @@ KINDS = {
     "rng": RngSpec(),
     "empty-cdrom": CdromSpec(),
     "cdrom": CdromSpec(__file__),
+    "driver-pci": DriverSpec("edu", {"dma_mask": 0xFFFF}),
+    "driver-virtio": DriverSpec("virtio-balloon-pci"),
+    "driver-usb": DriverSpec("usb-tablet", bus="usb"),
+    "driver-scsi": DriverSpec("scsi-cd", bus="scsi"),
+    "driver-serial": DriverSpec("virtserialport", {"name": "own"}, bus="virtio-serial"),
 }
 
 
 @pytest.fixture
 def vm_spec():
     return {"template": "bare"}
-
-
-def graph(vm):
-    """All that a device could leave in QEMU."""
-    execute = vm.qmp.execute
-    return {
-        "devices": {entry["name"] for entry in execute("qom-list", {"path": "/machine/peripheral"})},
-        "objects": {entry["name"] for entry in execute("qom-list", {"path": "/objects"})},
-        "nodes": {node["node-name"] for node in execute("query-named-block-nodes")},
-        "chardevs": {chardev["label"] for chardev in execute("query-chardev")},
-        "nics": execute("human-monitor-command", {"command-line": "info network"}),
-        "files": {path.name for path in vm.run_dir.iterdir()},
-    }
 
 
 @pytest.mark.parametrize("machine", ["q35", "pc"])

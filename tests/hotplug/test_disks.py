@@ -89,6 +89,20 @@ def test_a_disk_goes_from_one_vm_to_the_next(vm_factory, disk_factory, qemuvm):
         qemuvm.disks(state="lost")
 
 
+def test_properties_go_with_an_attach(vm_factory, disk_factory):
+    vm, disk = vm_factory(), disk_factory()
+    before = nodes(vm)
+    device = vm.attach(disk, properties={"physical_block_size": 4096})
+    place = {"path": f"/machine/peripheral/{device.id}", "property": "physical_block_size"}
+    assert vm.qmp.execute("qom-get", place) == 4096
+    vm.detach(disk)
+    for properties in ({"physical_blok_size": 4096}, {"serial": "mine"}):
+        with pytest.raises(SpecError):
+            vm.attach(disk, properties=properties)
+        assert disk.state == "available"
+    assert nodes(vm) == before
+
+
 def test_detaching_what_is_free_and_attaching_to_what_does_not_run(vm_factory, disk_factory):
     vm, disk = vm_factory(), disk_factory()
     with pytest.raises(NotAttached):

@@ -8,6 +8,8 @@ import os
 import statistics
 from pathlib import Path
 
+from qemu_graph import graph
+
 from pytest_qemuvm import DiskSpec, NicSpec, RngSpec, SerialSpec, UsbSpec
 
 ROUNDS = int(os.environ.get("QEMUVM_ROUNDS", "150"))
@@ -27,19 +29,6 @@ WARM_UP = 16  # QEMU gives back in them what starting took
 # device leaked per round would be twice as much.
 GROWTH = 1.02 if ROUNDS >= 1000 else 1.10
 WINDOW = 8  # passes over all kinds; now and then QEMU's allocator gives back more, for a moment
-
-
-def graph(vm):
-    execute = vm.qmp.execute
-    return {
-        "devices": {entry["name"] for entry in execute("qom-list", {"path": "/machine/peripheral"})},
-        "objects": {entry["name"] for entry in execute("qom-list", {"path": "/objects"})},
-        "nodes": {node["node-name"] for node in execute("query-named-block-nodes")},
-        "chardevs": {chardev["label"] for chardev in execute("query-chardev")},
-        "netdevs": execute("human-monitor-command", {"command-line": "info network"}),
-        "files": {path.name for path in vm.run_dir.iterdir()},
-        "sockets": {path.name for path in vm.run_dir.parent.glob("s*")},
-    }
 
 
 def open_files(vm):

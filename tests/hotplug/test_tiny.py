@@ -4,7 +4,17 @@ import threading
 
 import pytest
 
-from pytest_qemuvm import CdromSpec, CpuSpec, DiskSpec, MemorySpec, NicSpec, RngSpec, SerialSpec, UsbSpec
+from pytest_qemuvm import (
+    CdromSpec,
+    CpuSpec,
+    DiskSpec,
+    DriverSpec,
+    MemorySpec,
+    NicSpec,
+    RngSpec,
+    SerialSpec,
+    UsbSpec,
+)
 from pytest_qemuvm.errors import DiskStateError, SpecError, UnplugTimeout, VMStateError
 
 
@@ -152,6 +162,51 @@ def test_a_processor_works_at_once_and_goes_again(vm_factory):
         assert cpus(vm) == 3
         assert vm.run("taskset 4 echo on the third").stdout == "on the third\n"
     assert cpus(vm) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "sign"),
+    [
+        (DriverSpec("edu"), "grep -l 0x11e8 /sys/bus/pci/devices/*/device"),
+        (DriverSpec("virtio-balloon-pci"), "ls -d /sys/bus/virtio/drivers/virtio_balloon/virtio*"),
+        (DriverSpec("usb-tablet", bus="usb"), "grep -l Tablet /sys/bus/usb/devices/*/product"),
+        (
+            DriverSpec("scsi-cd", {"product": "GUESSED"}, bus="scsi"),
+            "grep -l GUESSED /sys/block/sr*/device/model",
+        ),
+        (
+            DriverSpec("virtserialport", {"name": "own"}, bus="virtio-serial"),
+            "grep -lx own /sys/class/virtio-ports/*/name",
+        ),
+    ],
+    ids=repr,
+)
+def test_any_device_that_qemu_has_is_found_by_the_guest_and_gone_again(tiny, spec, sign):
+    before = tiny.run(sign, check=False).stdout.split()
+    with tiny.hotplug(spec):
+        if spec.driver == "virtio-balloon-pci":  # a driver of the guest's takes it when it has found it
+            tiny.wait_until_succeeds(sign)
+        assert len(tiny.run(sign).stdout.split()) == len(before) + 1
+    assert tiny.run(sign, check=False).stdout.split() == before
+
+
+def test_a_guest_sees_what_properties_change(tiny):
+    blocks = {"logical_block_size": 4096, "physical_block_size": 4096}
+    with tiny.hotplug(DiskSpec("64M", serial="big", properties=blocks)):
+        device = "$(basename $(readlink -f /dev/disk/by-id/virtio-big))"
+        assert tiny.run(f"cat /sys/block/{device}/queue/logical_block_size").stdout == "4096\n"
+    with tiny.hotplug(NicSpec(mac="52:54:00:00:00:77", properties={"host_mtu": 1400})):
+        interface = "$(dirname $(grep -l 52:54:00:00:00:77 /sys/class/net/*/address))"
+        assert tiny.run(f"cat {interface}/mtu").stdout == "1400\n"
+
+
+def test_a_guest_starts_with_devices_by_their_drivers_names(vm_factory):
+    vm = vm_factory(template="tiny", devices=[DriverSpec("edu"), DriverSpec("usb-mouse", bus="usb")])
+    signs = ("grep -l 0x11e8 /sys/bus/pci/devices/*/device", "grep -l Mouse /sys/bus/usb/devices/*/product")
+    for device, sign in zip(vm.devices, signs, strict=True):
+        vm.wait_until_succeeds(sign)
+        device.unplug()
+        assert not vm.run(sign, check=False).ok
 
 
 def test_soon_after_a_plug_is_not_too_soon_for_an_unplug(tiny):

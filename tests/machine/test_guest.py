@@ -197,8 +197,16 @@ def test_the_screen_and_the_keyboard(tiny, tmp_path):
     tiny.wait_for_file("/tmp/typed")
     assert tiny.read_text("/tmp/typed") == "It works: {~} 50%\n"
     long = "".join(chr(ord("a") + number % 26) for number in range(250))
-    tiny.type_text(f"echo {long} >/tmp/long\n")
-    tiny.wait_until_succeeds(f"grep {long} /tmp/long")
+    for seconds in (5, 10, 60):
+        tiny.type_text(f"echo {long} >/tmp/long\n")
+        try:
+            tiny.wait_until_succeeds(f"grep {long} /tmp/long", seconds)
+        except WaitTimeout:
+            # A guest that does not get to run for a while loses keys, as it would with a real keyboard.
+            assert seconds < 60
+            tiny.send_keys("ctrl-c")
+        else:
+            break
     tiny.send_keys("ctrl-l", "ret")
     picture = tiny.screenshot(tmp_path / "screen.png")
     assert picture == tmp_path / "screen.png"
@@ -342,6 +350,7 @@ def test_a_panic_ends_every_wait_at_once_and_leaves_the_machine_to_be_looked_at(
     assert vm.run("echo up").stdout == "up\n"
 
 
+@pytest.mark.qemuvm_expect("vm_state_mismatch")
 def test_a_death_of_qemu_ends_every_wait_at_once(vm_factory):
     vm = vm_factory()
     process = psutil.Process(vm.pid)

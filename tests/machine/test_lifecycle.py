@@ -265,6 +265,7 @@ def test_a_process_ended_from_outside_is_seen_but_not_believed(vm_factory):
     assert (vm.state, vm.record.state) == ("running", "running")
 
 
+@pytest.mark.qemuvm_expect("vm_state_mismatch")
 def test_sigterm_from_outside_is_not_an_orderly_end_though_qemu_exits_with_0(vm_factory):
     vm = vm_factory()
     os.kill(vm.pid, signal.SIGTERM)

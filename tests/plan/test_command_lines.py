@@ -1,4 +1,4 @@
-"""The command lines of eleven specs, as files: a change to one shows as a readable difference.
+"""The command lines of some specs, as files: a change to one shows as a readable difference.
 
 ``QEMUVM_UPDATE_GOLDEN=1 pytest tests/plan`` writes them anew; read the difference before you commit it.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_qemuvm import DiskSpec, NicSpec, SerialSpec, VMSpec
+from pytest_qemuvm import DiskSpec, DriverSpec, NicSpec, SerialSpec, VMSpec
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan import Surroundings, plan_machine
@@ -58,6 +58,22 @@ SPECS = {
             nics=[NicSpec(forward=(22, 80)), NicSpec(model="e1000e", mac="52:54:00:AA:BB:CC", outward=True)]
         ),
         WORLD,
+    ),
+    "drivers-and-properties": (
+        VMSpec(
+            template="bare",
+            disks=[DiskSpec("64M", properties={"physical_block_size": 4096})],
+            nics=[NicSpec(properties={"host_mtu": 1400, "mq": True})],
+            serials=[SerialSpec("metrics", {"nr": 9})],
+            devices=[
+                DriverSpec("edu", {"dma_mask": 255}),
+                DriverSpec("usb-tablet", bus="usb"),
+                DriverSpec("scsi-cd", bus="scsi"),
+                DriverSpec("virtserialport", {"name": "own, with a comma"}, bus="virtio-serial"),
+                DriverSpec("isa-debugcon", {"iobase": 0x402}, bus="none"),
+            ],
+        ),
+        BARE,
     ),
     "twelve-root-ports": (VMSpec(template="bare", hotplug_slots=12), BARE),
     "boots-its-first-disk": (
@@ -128,6 +144,8 @@ def test_a_disk_of_the_users_is_written_through_an_overlay_and_never_probed(tmp_
         (VMSpec(machine="q53"), "q35"),
         (VMSpec(machine="microvm", disks=[DiskSpec("1G", bus="nvme")]), "nvme"),
         (VMSpec(machine="microvm", nics=[NicSpec(model="e1000e")]), "e1000e"),
+        (VMSpec(machine="microvm", devices=[DriverSpec("edu")]), "edu"),
+        (VMSpec(machine="microvm", devices=[DriverSpec("usb-kbd", bus="usb")]), "usb-kbd"),
     ],
 )
 def test_what_a_machine_type_does_not_have_is_refused_in_the_plan(spec, said):

@@ -53,6 +53,48 @@ def test_a_suite_uses_what_its_file_names(pytester, run, image, remains):
     run("--qemu-real", "-n2").assert_outcomes(passed=4)
 
 
+def test_file_and_marker_name_devices_and_their_properties(pytester, run):
+    (pytester.path / "qemuvm.yaml").write_text(
+        """
+vms:
+  db:
+    template: bare
+    disks: [{size: 1M, properties: {physical_block_size: 4096}}]
+    devices: [{driver: usb-tablet, bus: usb}]
+"""
+    )
+    pytester.makepyfile(
+        """
+import pytest
+from pytest_qemuvm import DriverSpec
+from pytest_qemuvm.errors import LaunchError
+
+def got(vm, device, key):
+    return vm.qmp.execute("qom-get", {"path": f"/machine/peripheral/{device}", "property": key})
+
+def test_the_file(vm_factory):
+    vm = vm_factory("db")
+    assert got(vm, "disk0", "physical_block_size") == 4096
+    assert got(vm, "driver0", "type") == "usb-tablet"
+
+@pytest.mark.qemuvm(template="bare", devices=[DriverSpec("edu", {"dma_mask": 255})])
+def test_the_marker(vm):
+    assert got(vm, "driver0", "dma_mask") == 255
+
+@pytest.mark.qemuvm(template="bare", deviecs=[])
+def test_a_misspelt_key(vm):
+    pass
+
+@pytest.mark.qemuvm(template="bare", devices=["edu"])
+def test_what_is_no_device(vm):
+    pass
+"""
+    )
+    result = run("--qemu-real")
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines_random(["*did you mean 'devices'?*", "*'edu' is not a DriverSpec*"])
+
+
 @pytest.mark.parametrize("way", ["option", "variable", "ini", "elsewhere"])
 def test_the_file_may_be_anywhere(pytester, run, image, monkeypatch, way):
     path = pytester.path / "machines.yaml"

@@ -1,6 +1,7 @@
 """Ctrl-C in the middle of sending, at every place where Python can raise it, one after the other."""
 
 import dis
+import itertools
 import sys
 
 from pytest_qemuvm.qmp import wire
@@ -41,8 +42,7 @@ class InterruptAt:
         if code not in self._instructions:
             shown = list(dis.get_instructions(code))
             self._instructions[code] = {
-                after.offset: before.opname in CHECKED
-                for before, after in zip(shown, shown[1:], strict=False)
+                after.offset: before.opname in CHECKED for before, after in itertools.pairwise(shown)
             }
         return self._instructions[code].get(frame.f_lasti, False)
 

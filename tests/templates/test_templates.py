@@ -247,8 +247,9 @@ def test_deep_chains_hold(template_factory, disk_factory, image, tmp_path, qemu_
         disk = disk_factory(template=start)
         write = f"write -P {level + 1} {level * 64}k 64k"
         subprocess.run(["qemu-io", "-c", write, disk.path], check=True, capture_output=True)
-        overlay = tmp_path / f"level{level}.qcow2"  # a disk of the test goes before its templates do
+        overlay = tmp_path / f"level{level}.qcow2"
         disk.path.rename(overlay)
+        disk.delete()
         start = template_factory(f"t{level + 1}", base="bare", image=overlay, format="qcow2")
     top = disk_factory(template=start)
     assert len(start.files) == depth + 1

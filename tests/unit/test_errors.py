@@ -4,6 +4,7 @@ import pickle
 import pytest
 
 from pytest_qemuvm import errors
+from pytest_qemuvm.coherence import Finding
 
 
 def instances():
@@ -19,10 +20,14 @@ def instances():
         "desc": "no such device",
         "holder": "vm1",
         "device": "disk0",
+        "left": ("disk0-fmt", "disk0-file"),
         "path": "/images/web.qcow2",
         "format": "qcow2",
         "users": ("vm1", "data"),
         "paths": ("/images/web.qcow2",),
+        "findings": (Finding("orphan_disk", "a", "b", "c"),),
+        "missing": ("zombie",),
+        "remains": ("a: busy",),
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):

@@ -5,7 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from pytest_qemuvm import DiskSpec, NicSpec, SerialSpec, UsbSpec, VMSpec
+from pytest_qemuvm import (
+    CdromSpec,
+    CpuSpec,
+    DiskSpec,
+    DriverSpec,
+    MemorySpec,
+    NicSpec,
+    RngSpec,
+    SerialSpec,
+    UsbSpec,
+    VMSpec,
+)
+from pytest_qemuvm.devices.kind import Supplies
+from pytest_qemuvm.devices.place import Image, Place
+from pytest_qemuvm.devices.registry import BUILT_IN, kind_of
+from pytest_qemuvm.devices.steps import AddDevice
 from pytest_qemuvm.errors import SpecError
 
 
@@ -47,6 +62,8 @@ def test_a_spec_normalises_what_it_is_given():
         ("args", ["a\0b"]),
         ("args", ["\ud800"]),
         ("serials", [SerialSpec("a"), SerialSpec("a")]),
+        ("devices", "edu"),
+        ("devices", [RngSpec()]),
     ],
 )
 def test_a_wrong_value_is_named_before_anything_is_touched(key, value):
@@ -158,3 +175,111 @@ def test_an_image_and_its_format_go_together():
     for keywords in ({"image": "own.img"}, {"format": "raw"}, {"image": "a\0b", "format": "raw"}):
         with pytest.raises(SpecError):
             VMSpec(**keywords)
+
+
+WITH_PROPERTIES = {
+    "disk": (DiskSpec, {"size": "1M"}),
+    "usb disk": (DiskSpec, {"size": "1M", "bus": "usb"}),
+    "nic": (NicSpec, {}),
+    "serial": (SerialSpec, {"name": "one"}),
+    "rng": (RngSpec, {}),
+    "usb": (UsbSpec, {}),
+    "dimm": (MemorySpec, {"size": "128M"}),
+    "virtio-mem": (MemorySpec, {"size": "128M", "kind": "virtio-mem"}),
+    "cdrom": (CdromSpec, {"path": __file__}),
+    "driver": (DriverSpec, {"driver": "edu"}),
+}
+
+
+def device_of(spec):
+    """Return what QEMU is told of a spec's device."""
+    place = Place("name0", "bus", address="0x5")
+    supplies = Supplies(place, Image("/image", "raw"), "52:54:00:00:00:01", "/socket")
+    if isinstance(spec, CdromSpec):
+        supplies = Supplies(Place("cdrom0", "bus"))
+    step = kind_of(spec, BUILT_IN).fragment(spec, supplies).steps[-1]
+    assert isinstance(step, AddDevice)
+    return step.plug().arguments
+
+
+def test_every_kind_but_the_processor_hands_properties_on():
+    assert {kind.spec for kind in BUILT_IN} - {spec for spec, _ in WITH_PROPERTIES.values()} == {CpuSpec}
+
+
+@pytest.mark.parametrize("name", WITH_PROPERTIES)
+def test_properties_reach_the_device_and_what_the_harness_sets_cannot_be_among_them(name):
+    kind, keywords = WITH_PROPERTIES[name]
+    own = device_of(kind(**keywords))
+    given = {"some-thing": 5, "x-other": True, "word": "a b,c"}
+    assert device_of(kind(**keywords, properties=given)) == {**own, **given}
+    for key in own:
+        with pytest.raises(SpecError) as caught:
+            kind(**keywords, properties={key: 5})
+        assert repr(key) in caught.value.brief
+        assert kind.__name__ in caught.value.brief
+
+
+def test_a_property_that_a_spec_has_a_field_for_says_so():
+    with pytest.raises(SpecError) as caught:
+        DiskSpec("1M", properties={"serial": "x"})
+    assert "DiskSpec(serial=" in caught.value.hint
+
+
+def test_specs_with_properties_are_values():
+    given = {"a": 1, "b": True}
+    spec, twin = DriverSpec("edu", given), DriverSpec("edu", {"b": True, "a": 1})
+    assert spec == twin
+    assert hash(spec) == hash(twin)
+    given["a"] = 2
+    assert spec == twin
+    assert spec != DriverSpec("edu", given)
+    with pytest.raises(TypeError):
+        spec.properties["a"] = 2
+    assert pickle.loads(pickle.dumps(spec)) == copy.deepcopy(spec) == spec
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        5,
+        ["a"],
+        {5: 1},
+        {"": 1},
+        {"a=b": 1},
+        {"a": None},
+        {"a": 1.5},
+        {"a": [1]},
+        {"a": 1 << 64},
+        {"a": -(1 << 63) - 1},
+        {"a": "b\0"},
+        {"a": "\ud800"},
+        {"a": "b\udcff"},
+    ],
+    ids=repr,
+)
+def test_properties_that_cannot_be(properties):
+    with pytest.raises(SpecError, match="properties of DriverSpec"):
+        DriverSpec("edu", properties)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "right"),
+    [
+        ({"driver": "edu", "bus": "pic"}, "'pci'"),
+        ({"driver": "edu", "bus": "usb.0"}, "'usb'"),
+        ({"driver": "edu", "bus": None}, "'none'"),
+        ({"driver": "edu", "bus": 5}, "virtio-serial"),
+        ({"driver": ""}, "help"),
+        ({"driver": "edu,dma_mask=5"}, "help"),
+        ({"driver": "edu dma"}, "help"),
+        ({"driver": 5}, "help"),
+    ],
+)
+def test_a_driver_that_cannot_be(keywords, right):
+    with pytest.raises(SpecError) as caught:
+        DriverSpec(**keywords)
+    assert right in caught.value.hint
+
+
+def test_a_driver_may_have_a_comma_in_its_name():
+    assert DriverSpec("SUNW,tcx").driver == "SUNW,tcx"

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_qemuvm import DiskSpec, NicSpec, SerialSpec
+from pytest_qemuvm import DiskSpec, DriverSpec, NicSpec, SerialSpec
 from pytest_qemuvm.errors import SettingsError
 from pytest_qemuvm.spec.suite import NO_SUITE
 from pytest_qemuvm.spec.suite_file import parse_suite
@@ -43,7 +43,10 @@ vms:
       - {size: 64M, serial: data}
       - {size: 1G, bus: scsi, format: raw}
     nics: [{forward: [80, 443]}, {mac: "52:54:00:12:34:56"}]
-    serials: [{name: metrics}]
+    serials: [{name: metrics, properties: {nr: 5}}]
+    devices:
+      - {driver: edu, properties: {dma_mask: 0xff}}
+      - {driver: usb-host, bus: usb, properties: {path: not/a/file/of/ours, kernel: 5, pipeline: off}}
     args: [-rtc, base=2000-01-01]
     append: quiet
     boot_timeout: 30
@@ -65,7 +68,11 @@ disks:
     db = suite.vms["db"]
     assert db["disks"] == (DiskSpec("64M", serial="data"), DiskSpec("1G", bus="scsi", format="raw"))
     assert db["nics"] == (NicSpec(forward=(80, 443)), NicSpec(mac="52:54:00:12:34:56"))
-    assert db["serials"] == (SerialSpec("metrics"),)
+    assert db["serials"] == (SerialSpec("metrics", {"nr": 5}),)
+    assert db["devices"] == (
+        DriverSpec("edu", {"dma_mask": 255}),
+        DriverSpec("usb-host", {"path": "not/a/file/of/ours", "kernel": 5, "pipeline": False}, bus="usb"),
+    )
     assert (db["template"], db["cpus"], db["balloon"], db["args"]) == (
         "debian",
         2,
@@ -104,6 +111,20 @@ disks:
         ("vms:\n  db:\n    nics:\n      - mac: 52:54:00:12:34:56", 4, ["mac", "quotes"]),
         ("vms:\n  db:\n    nics:\n      - outward: 1", 4, ["outward"]),
         ("vms:\n  db: tiny", 2, ["mapping"]),
+        ("vms:\n  db:\n    devices: [{drvier: edu}]", 3, ["'drvier'", "'driver'"]),
+        ("vms:\n  db:\n    devices: [{driver: edu, bus: pic}]", 3, ["'pic'", "'pci'"]),
+        ("vms:\n  db:\n    devices:\n      - driver: 5", 4, ["driver", "quotes"]),
+        ("vms:\n  db:\n    devices:\n      - {}", 4, ["driver"]),
+        ("vms:\n  db:\n    devices:\n      - driver: edu\n        properties: [a]", 5, ["mapping"]),
+        ("vms:\n  db:\n    devices:\n      - {driver: edu, properties: {id: x}}", 4, ["'id'"]),
+        ("vms:\n  db:\n    devices:\n      - {driver: edu, properties: {a: [1]}}", 4, ["a", "[1]"]),
+        (
+            "vms:\n  db:\n    devices:\n    - driver: edu\n      properties:\n        a: 1\n        a: 2",
+            7,
+            ["'a'"],
+        ),
+        ("vms:\n  db:\n    disks:\n      - {size: 1M, properties: {serial: x}}", 4, ["'serial'"]),
+        ("vms:\n  db:\n    nics:\n      - {propreties: {}}", 4, ["'propreties'", "'properties'"]),
         ("vms:\n  a/b: {}", 2, ["'a/b'"]),
         ("vms:\n  7: {}", 2, ["7"]),
         ("- vms", 1, ["mapping"]),

@@ -1,0 +1,49 @@
+"""QEMU's own account of what it has: one round of questions, sent together."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from pytest_qemuvm.coherence.facts import Graph
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.qmp import Qmp
+
+_QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("query-status", {}),
+    ("query-named-block-nodes", {"flat": True}),
+    ("qom-list", {"path": "/machine/peripheral"}),
+    ("qom-list", {"path": "/machine/peripheral-anon"}),
+    ("query-chardev", {}),
+    ("qom-list", {"path": "/objects"}),
+    ("query-jobs", {}),
+    ("query-fdsets", {}),
+    # Network backends are in no other list (QEMU 7.2 to 10.0).
+    ("human-monitor-command", {"command-line": "info network"}),
+)
+_NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)", re.MULTILINE)
+_FILE_DRIVERS = ("file", "host_device")
+
+
+def read_graph(qmp: Qmp, deadline: Deadline) -> Graph:
+    """Ask a QEMU for everything it has. Raises QmpError where it does not answer."""
+    status, nodes, devices, nameless, chardevs, objects, jobs, fdsets, network = qmp.inspect(
+        _QUESTIONS, deadline
+    )
+    return Graph(
+        status=status["status"],
+        block_nodes=frozenset(name for node in nodes if not (name := node["node-name"]).startswith("#")),
+        images=frozenset(str(node["file"]) for node in nodes if node["drv"] in _FILE_DRIVERS),
+        devices=_children(devices) | {f"anonymous {name}" for name in _children(nameless)},
+        netdevs=frozenset(name for name, kind in _NETWORK.findall(network) if kind != "nic"),
+        chardevs=frozenset(entry["label"] for entry in chardevs),
+        objects=_children(objects),
+        jobs=frozenset(job["id"] for job in jobs),
+        fdsets=frozenset(str(fdset["fdset-id"]) for fdset in fdsets),
+    )
+
+
+def _children(entries: list[dict[str, str]]) -> frozenset[str]:
+    return frozenset(entry["name"] for entry in entries if entry["type"].startswith("child<"))

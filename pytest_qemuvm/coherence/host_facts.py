@@ -1,0 +1,172 @@
+"""What the host knows of a session: its processes, its files, locks on its disks, network devices."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.coherence.facts import FileFact, ProcessFact
+from pytest_qemuvm.host.process import TAG_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_SETTLED_SECONDS = 1.0
+"""After which a process that was seen has surely left the fork that made it for its exec."""
+_DEPTH = 3
+"""Levels of the session's directory that are looked at: its own, a VM's, and what lies in a VM's."""
+
+
+class ProcessScan:
+    """Finds the processes that carry a session's tag, in their environment or as the name of a VM.
+
+    Reading what every process of the host was started with takes milliseconds, so it is read once for each.
+    Until its exec a new process looks like its parent: it is read again while it is young.
+    """
+
+    def __init__(self, tag: str) -> None:
+        # As in the name of every QEMU of ours. The tag alone is in every path of the session's, and so on the
+        # command line of whoever reads one.
+        self._needle = f"@{tag}".encode()
+        self._variable = f"{TAG_VARIABLE}={tag}".encode()
+        # By the pid and the identity of its directory in /proc, which no later process of that pid shares.
+        self._strangers: dict[tuple[int, int], float] = {}
+        """Until when each of them may still become one of ours."""
+        self._ours: dict[tuple[int, int], tuple[str, ...]] = {}
+        # What is older than this process is not of its session.
+        self._begin = state_and_start(os.getpid())[1]
+
+    def find(self) -> frozenset[ProcessFact]:
+        """Return the processes of the session but this one, zombies that once were among them included."""
+        seen = set()
+        found = []
+        now = time.monotonic()
+        with os.scandir("/proc") as entries:
+            pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+        for pid in pids:
+            try:
+                key = (pid, os.stat(f"/proc/{pid}").st_ino)  # noqa: PTH116  # hundreds of them in each test
+                seen.add(key)
+                if self._strangers.get(key, now) < now or pid == os.getpid():
+                    continue
+                fact = self._look(key)
+            except OSError:  # gone meanwhile
+                continue
+            if fact is not None:
+                found.append(fact)
+            else:
+                self._strangers.setdefault(key, now + self._patience(pid))
+        self._strangers = {key: until for key, until in self._strangers.items() if key in seen}
+        self._ours = {key: argv for key, argv in self._ours.items() if key in seen}
+        return frozenset(found)
+
+    def _patience(self, pid: int) -> float:
+        return _SETTLED_SECONDS if state_and_start(pid)[1] >= self._begin else -1.0
+
+    def _look(self, key: tuple[int, int]) -> ProcessFact | None:
+        pid = key[0]
+        if key not in self._ours:
+            argv = self._argv_if_tagged(pid)
+            if argv is None:
+                return None
+            self._ours[key] = argv
+        state, start = state_and_start(pid)
+        return ProcessFact(pid, start, state == "Z", self._ours[key])
+
+    def _argv_if_tagged(self, pid: int) -> tuple[str, ...] | None:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if self._needle not in command:
+            try:
+                if self._variable not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    return None
+            except (PermissionError, ProcessLookupError):  # somebody else's; a thread of the kernel
+                return None
+        return tuple(word.decode(errors="replace") for word in command.rstrip(b"\0").split(b"\0"))
+
+
+def state_and_start(pid: int) -> tuple[str, int]:
+    """Return a process's state (``Z``: zombie) and its start in clock ticks. Raises OSError if it is gone."""
+    # The name of the program stands in parentheses and may contain some itself (proc(5)).
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[19])
+
+
+def files_below(root: Path) -> frozenset[FileFact]:
+    """Return what is in a session's directory, directories left out; nothing where there is none."""
+    return frozenset(_walk(str(root), _DEPTH))
+
+
+def _walk(directory: str, depth: int) -> Iterator[FileFact]:
+    try:
+        with os.scandir(directory) as entries:
+            found = list(entries)
+    except FileNotFoundError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 1:
+                yield from _walk(entry.path, depth - 1)
+        else:
+            yield FileFact(Path(entry.path), _is_socket(entry))
+
+
+def _is_socket(entry: os.DirEntry[str]) -> bool:
+    try:
+        return not (entry.is_file() or entry.is_symlink()) and Path(entry.path).is_socket()
+    except OSError:
+        return False
+
+
+def lockers(paths: Iterable[Path], ours: frozenset[int]) -> Mapping[Path, tuple[int, ...]]:
+    """Return which processes, but ours, hold a lock on which files.
+
+    The kernel lists locks by inode; of the kind that QEMU takes it does not say whose they are, so who has
+    such a file open is looked for.
+    """
+    locked = _locked_inodes()
+    suspects = {}
+    for path in paths:
+        try:
+            if path.stat().st_ino in locked:
+                suspects[str(path)] = path
+        except OSError:
+            continue
+    if not suspects:
+        return {}
+    holding: dict[Path, set[int]] = {}
+    for pid, target in _open_files():
+        if target in suspects and pid not in ours:
+            holding.setdefault(suspects[target], set()).add(pid)
+    return {path: tuple(sorted(pids)) for path, pids in holding.items()}
+
+
+def _locked_inodes() -> set[int]:
+    lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    # "1: OFDLCK ADVISORY READ -1 00:2f:4711 0 EOF"; a line with "->" is of one who waits.
+    fields = [line.split() for line in lines if "->" not in line]
+    return {int(field[5].rpartition(":")[2]) for field in fields if len(field) > 5}
+
+
+def _open_files() -> Iterator[tuple[int, str]]:
+    for entry in os.listdir("/proc"):  # noqa: PTH208  # rare, but a long list
+        if entry.isdigit():
+            try:
+                for fd in os.listdir(f"/proc/{entry}/fd"):  # noqa: PTH208
+                    yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")  # noqa: PTH115
+            except OSError:  # gone, or somebody else's
+                continue
+
+
+def network_devices(tag: str) -> frozenset[str]:
+    """Return the network devices of the host whose alias carries the session's tag."""
+    found = set()
+    for device in os.listdir("/sys/class/net"):  # noqa: PTH208
+        try:
+            with open(f"/sys/class/net/{device}/ifalias", encoding="utf-8") as file:  # noqa: PTH123
+                if tag in file.read():
+                    found.add(device)
+        except OSError:
+            continue
+    return frozenset(found)
