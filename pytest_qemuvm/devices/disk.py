@@ -24,9 +24,9 @@ def disk(spec: DiskSpec, place: Place, image: Image, bootindex: int | None = Non
     file_node, format_node = f"{place.id}-file", f"{place.id}-fmt"
     properties: dict[str, Any] = place.on_bus(drive=format_node)
     properties["serial"] = serial_of(spec, place.id)
-    properties.update(spec.properties)
     if bootindex is not None:
         properties["bootindex"] = bootindex
+    properties.update(spec.properties)
     return Fragment(
         place.id,
         "disk",
@@ -53,7 +53,7 @@ def _bus(spec: DiskSpec) -> Bus:
 
 def _fragment(spec: DiskSpec, supplies: Supplies) -> Fragment:
     assert supplies.image is not None
-    return disk(spec, supplies.place, supplies.image, supplies.facts.get("bootindex"))
+    return disk(spec, supplies.place, supplies.image, supplies.bootindex)
 
 
 def _seen(spec: DiskSpec, supplies: Supplies) -> str:

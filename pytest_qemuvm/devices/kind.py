@@ -29,6 +29,8 @@ class Supplies:
     mac: str | None = None
     path: str | None = None
     """Where a unix socket of the device's may be."""
+    bootindex: int | None = None
+    """When the firmware tries to boot it; None: never."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the machine was asked before, such as the address of a free CPU."""
 

@@ -12,7 +12,7 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,11 @@ ALWAYS_READ = 64 * 1024**2
 """Bytes up to which doubt is reason enough to read a file again: it takes under 0.1 s."""
 SETTLED_NANOSECONDS = 2 * 10**9
 """How long ago a file must have changed for its times to tell it from what it is after the next change."""
+
+
+Reading = Literal["touched", "doubtful", "all"]
+"""Which files are read to be compared: those whose identity has changed, which costs nothing where none has;
+those too that were written so recently that it does not tell; or all but large ones that were not touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +85,24 @@ class Watch:
         self._sources = sources
         self._seen = seen
 
-    def changed(self, *, thorough: bool = False) -> list[Path]:
+    def changed(self, reading: Reading = "doubtful") -> list[Path]:
         """Return the files that are not what they were, or are gone; only contents count.
 
-        ``thorough`` reads all files of up to 64 MiB, even if nothing suggests that they changed.
+        ``reading`` says which files are read for it.
         """
-        return [path for path, seen in self._seen.items() if not self._is_same(path, seen, thorough=thorough)]
+        return [path for path, seen in self._seen.items() if not self._is_same(path, seen, reading)]
 
-    def _is_same(self, path: Path, seen: Seen, *, thorough: bool) -> bool:
+    def _is_same(self, path: Path, seen: Seen, reading: Reading) -> bool:
         try:
             identity = _identity(path)
-            if seen.is_surely(identity) and not (thorough and identity[2] <= ALWAYS_READ):
+            unread = {
+                "touched": identity == seen.identity,
+                "doubtful": seen.is_surely(identity),
+                "all": identity == seen.identity and identity[2] > ALWAYS_READ,
+            }
+            if unread[reading]:
                 return True
-            found = read(path) if thorough else self._sources.look(path)
+            found = read(path) if reading == "all" else self._sources.look(path)
         except OSError:
             return False
         return found.digest == seen.digest

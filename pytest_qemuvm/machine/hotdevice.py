@@ -126,7 +126,7 @@ class HotDevice:
         Raises NotAttached if it is gone already; UnplugRejected where the guest or QEMU refuses, and
         UnplugTimeout where the guest does not answer: it is still plugged then; UnplugIncomplete where the
         device goes and QEMU does not let go what was behind it: the next call tries that again. Raises
-        ImageModified, after it is gone, where an image of yours that it was on is not what it was.
+        ImageModified, after all is gone, where an image of yours that it was on is not what it was.
         """
         self._engine.unplug(self, Deadline.after(timeout))
 

@@ -118,10 +118,10 @@ class HotPlug:
         with self._turn(deadline), ExitStack() as undo:
             self._await_settled(deadline)
             supplies, images = self._supplier.supply(kind, spec, image, undo)
-            undo.callback(self.uses.end, supplies.place.id)
-            self._watch(spec, supplies.place.id)
             fragment = kind.fragment(spec, supplies)
             self._check(kind, fragment, deadline)
+            undo.callback(self.uses.end, supplies.place.id)
+            self._watch(spec, supplies.place.id)
             self._supplier.make_images(images, undo)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
             device.owner = self._acting()
@@ -138,6 +138,13 @@ class HotPlug:
             self._devices.append(device)
             undo.pop_all()
         return device
+
+    def _watch(self, spec: DeviceSpec, name: str) -> None:
+        """Note what the user's image or medium is like before the device has it."""
+        if images := image_of(spec):
+            self.uses.begin(name, images)
+        if (medium := medium_of(spec)) is not None:
+            self.uses.begin_medium(name, medium)
 
     def _check(self, kind: DeviceKind, fragment: Fragment, deadline: Deadline) -> None:
         """Raise SpecError for a device or property that QEMU does not have."""
@@ -216,13 +223,6 @@ class HotPlug:
         if self._settled != channel.boot_id:
             waits.for_file(channel, SETTLED, deadline)
             self._settled = channel.boot_id
-
-    def _watch(self, spec: DeviceSpec, name: str) -> None:
-        """Note what the user's image or medium is like before the device has it."""
-        if images := image_of(spec):
-            self.uses.begin(name, images)
-        if (medium := medium_of(spec)) is not None:
-            self.uses.begin_medium(name, medium)
 
     def _execute(self, command: Command, deadline: Deadline) -> None:
         """Tell QEMU; what it does not know is told with what it knows."""

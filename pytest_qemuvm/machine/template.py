@@ -111,12 +111,12 @@ class Template:
         return tuple(self._own)
 
     def changed_files(self) -> list[Path]:
-        """Return the files of its image that are not what they were."""
-        return self._watch.changed()
+        """Return the files of its image that are not what they were; what was not touched is not read."""
+        return self._watch.changed("touched")
 
     def verify(self) -> None:
         """Raise TemplateModified, naming the files, unless its image is what it was."""
-        changed = self._watch.changed(thorough=True)
+        changed = self._watch.changed("all")
         if changed:
             paths = [str(path) for path in changed]
             raise TemplateModified(

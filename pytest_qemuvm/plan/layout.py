@@ -89,8 +89,8 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         _check_bus(disk_spec.bus, machine)
         image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
         images.extend(made)
-        facts = {"bootindex": FIRST_TO_BOOT} if boot == "disk" and index == 0 else {}
-        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, facts=facts)
+        first = FIRST_TO_BOOT if boot == "disk" and index == 0 else None
+        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, bootindex=first)
         requested.append(_planned(DISK, disk_spec, supplies))
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":

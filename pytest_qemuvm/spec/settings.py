@@ -49,13 +49,13 @@ OPTIONS = (
     Option("binary", "the QEMU system emulator: a path, or a name on PATH", metavar="PATH"),
     Option("kernel", "a kernel image for the built-in guest", metavar="PATH"),
     Option("config", "names VMs, templates and disks (default: qemuvm.yaml in the rootdir)", metavar="FILE"),
+    Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
+    Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
     Option(
         "coherence",
         "what a test that leaves something behind gets (default: error)",
         ("error", "warn", "off"),
     ),
-    Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
-    Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
@@ -83,9 +83,9 @@ class Settings(NamedTuple):
     binary: str | None
     kernel: str | None
     config: str | None
-    coherence: Literal["error", "warn", "off"]
     image: str | None
     image_format: Literal["qcow2", "raw"] | None
+    coherence: Literal["error", "warn", "off"]
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
@@ -128,9 +128,9 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         binary=_text(levels, "binary"),
         kernel=_text(levels, "kernel"),
         config=_text(levels, "config"),
-        coherence=_word(levels, "coherence", "error"),
         image=_text(levels, "image"),
         image_format=_word(levels, "image-format", None),
+        coherence=_word(levels, "coherence", "error"),
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),

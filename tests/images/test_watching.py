@@ -228,7 +228,7 @@ def test_a_large_file_is_read_once_for_all(tmp_path):
     assert sources.look(path) is sources.look(link)
     watch = sources.watch([path])
     os.utime(path)
-    assert watch.changed(thorough=True) == []
+    assert watch.changed("all") == []
     with path.open("r+b") as file:
         file.write(b"!")
     assert watch.changed() == [path]

@@ -149,6 +149,34 @@ def test_an_image_whose_name_is_not_utf8_is_refused(tmp_path):
         DiskSpec(path=image)
 
 
+def test_a_spec_knows_what_was_said_even_if_it_is_the_default():
+    spec = VMSpec("bare", cpus=1)
+    assert spec.as_keywords() == {"template": "bare", "cpus": 1}
+    more = spec.with_keywords({"memory": "256M"}, "here")
+    assert more.as_keywords() == {"template": "bare", "cpus": 1, "memory": 256 * 1024**2}
+    assert VMSpec().as_keywords() == {}
+    assert more.said == pickle.loads(pickle.dumps(more)).said == copy.deepcopy(more).said
+    assert replace(more, cpus=2).as_keywords() == {"template": "bare", "cpus": 2}
+
+
+def test_what_was_said_makes_no_difference_between_specs():
+    assert VMSpec(cpus=1) == VMSpec()
+    assert hash(VMSpec(cpus=1)) == hash(VMSpec())
+
+
+def test_an_image_and_its_format_go_together():
+    own = VMSpec(image="own.img", format="raw")
+    assert own.image == Path("own.img").absolute()
+    assert own.with_keywords({"image": None}, "here") == VMSpec()
+    assert own.with_keywords({"cpus": 2}, "here").format == "raw"
+    for keywords in ({"image": "other.qcow2"}, {"image": None, "format": "raw"}, {"format": "vmdk"}):
+        with pytest.raises(SpecError):
+            own.with_keywords(keywords, "here")
+    for keywords in ({"image": "own.img"}, {"format": "raw"}, {"image": "a\0b", "format": "raw"}):
+        with pytest.raises(SpecError):
+            VMSpec(**keywords)
+
+
 WITH_PROPERTIES = {
     "disk": (DiskSpec, {"size": "1M"}),
     "usb disk": (DiskSpec, {"size": "1M", "bus": "usb"}),
@@ -255,31 +283,3 @@ def test_a_driver_that_cannot_be(keywords, right):
 
 def test_a_driver_may_have_a_comma_in_its_name():
     assert DriverSpec("SUNW,tcx").driver == "SUNW,tcx"
-
-
-def test_a_spec_knows_what_was_said_even_if_it_is_the_default():
-    spec = VMSpec("bare", cpus=1)
-    assert spec.as_keywords() == {"template": "bare", "cpus": 1}
-    more = spec.with_keywords({"memory": "256M"}, "here")
-    assert more.as_keywords() == {"template": "bare", "cpus": 1, "memory": 256 * 1024**2}
-    assert VMSpec().as_keywords() == {}
-    assert more.said == pickle.loads(pickle.dumps(more)).said == copy.deepcopy(more).said
-    assert replace(more, cpus=2).as_keywords() == {"template": "bare", "cpus": 2}
-
-
-def test_what_was_said_makes_no_difference_between_specs():
-    assert VMSpec(cpus=1) == VMSpec()
-    assert hash(VMSpec(cpus=1)) == hash(VMSpec())
-
-
-def test_an_image_and_its_format_go_together():
-    own = VMSpec(image="own.img", format="raw")
-    assert own.image == Path("own.img").absolute()
-    assert own.with_keywords({"image": None}, "here") == VMSpec()
-    assert own.with_keywords({"cpus": 2}, "here").format == "raw"
-    for keywords in ({"image": "other.qcow2"}, {"image": None, "format": "raw"}, {"format": "vmdk"}):
-        with pytest.raises(SpecError):
-            own.with_keywords(keywords, "here")
-    for keywords in ({"image": "own.img"}, {"format": "raw"}, {"image": "a\0b", "format": "raw"}):
-        with pytest.raises(SpecError):
-            VMSpec(**keywords)
