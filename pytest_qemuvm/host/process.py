@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import LaunchError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.sweep import TAG_VARIABLE, start_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-TAG_VARIABLE = "QEMUVM_SESSION"
-"""Every process of a session carries the session's tag in its environment under this name."""
+__all__ = ["LOG_TAIL", "TAG_VARIABLE", "QemuProcess", "spawn"]
+
 LOG_TAIL = 4096
 """Bytes of the log that an error quotes."""
 
@@ -36,6 +37,8 @@ class QemuProcess:
         self.argv: tuple[str, ...] = tuple(str(word) for word in popen.args)  # type: ignore[union-attr]
         # Our child cannot vanish before we reap it, so its start time can be read without a race.
         self.identity = (popen.pid, _start_time(popen.pid))
+        self.ticks = start_ticks(popen.pid)
+        """Its start in clock ticks since boot, exact where a time of day is not; None if it ended at once."""
         self._pidfd = os.pidfd_open(popen.pid)
 
     def fileno(self) -> int:

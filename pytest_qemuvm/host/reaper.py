@@ -1,4 +1,8 @@
-"""The owner's end of the reaper: started with the first VM, told of directories before they exist."""
+"""The owner's end of the reaper: started with the first VM, told of everything before it exists.
+
+What it is told goes into a pipe, and nobody waits for an answer: all that the first VM pays for is the start
+of a process, which is up while QEMU is.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import sys
 import threading
 from pathlib import Path
 
-from pytest_qemuvm.host.process import TAG_VARIABLE
+from pytest_qemuvm.host.sweep import TAG_VARIABLE, start_ticks
 
 _PROGRAM = Path(__file__).with_name("reaper_main.py")
 _GOODBYE = 10.0
@@ -17,12 +21,19 @@ _GOODBYE = 10.0
 
 
 class Reaper:
-    """A separate process that cleans up when this one dies without doing so."""
+    """A separate process that cleans up when this one dies without doing so.
+
+    It carries the session's tag like every other process of the session, so that whoever sweeps after the
+    session finds it too. One that was ended from outside is replaced with the next thing to watch.
+    """
 
     def __init__(self, tag: str) -> None:
         self._tag = tag
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._pipe = -1
+        self._known: dict[str, None] = {}
+        """All that is watched, in the order in which it came."""
 
     @property
     def pid(self) -> int | None:
@@ -31,38 +42,98 @@ class Reaper:
 
     def watch_directory(self, path: Path) -> None:
         """Have the directory removed when this process dies; to be called before it is made."""
-        with self._lock:
-            process = self._started()
-            assert process.stdin is not None
-            process.stdin.write(os.fsencode(path) + b"\n")
-            process.stdin.flush()
+        self._watch(f"D{path}")
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            environment = {key: value for key, value in os.environ.items() if key != TAG_VARIABLE}
+    def watch_link(self, name: str) -> None:
+        """Have a network interface, such as a TAP, removed as well; to be called before it is made."""
+        self._watch(f"N{name}")
+
+    def watch_process(self, pid: int, ticks: int) -> None:
+        """Have a process ended as well, known by its pid and its start in clock ticks since boot."""
+        self._watch(f"P{pid} {ticks}")
+
+    def forget_process(self, pid: int, ticks: int) -> None:
+        """Say that a process has ended."""
+        with self._lock:
+            self._known.pop(f"P{pid} {ticks}", None)
+            if self._process is not None:
+                self._say(f"p{pid}")
+
+    def watch_lease(self, path: Path) -> None:
+        """Have the session's lease removed last. Sessions beside it that are dead are cleared away now."""
+        self._watch(f"L{path}")
+
+    def watch_controller(self, pid: int, ticks: int) -> None:
+        """Have this process interrupted when that one has died: xdist's controller, if this is a worker."""
+        self._watch(f"C{pid} {ticks}")
+
+    def _watch(self, message: str) -> None:
+        with self._lock:
+            self._known[message] = None
+            if self._process is None or not self._say(message):
+                self._start()
+
+    def _say(self, message: str) -> bool:
+        """Send one message; return whether there was somebody to send it to."""
+        try:
+            os.write(self._pipe, os.fsencode(message) + b"\0")
+        except BlockingIOError:
+            # It was stopped, and the pipe is full. The tag and the record of the session are still there.
+            return True
+        except OSError:
+            return False
+        return True
+
+    def _start(self) -> None:
+        """Start one and tell it all that is known."""
+        self._bury()
+        read, write = os.pipe()
+        try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_PROGRAM), self._tag, str(os.getpid())],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-I", "-S", str(_PROGRAM), self._tag, *map(str, _myself())],
+                stdin=read,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env=environment,
+                env={**os.environ, TAG_VARIABLE: self._tag},
+                # Ctrl-C in the terminal is not for it.
                 start_new_session=True,
             )
-        return self._process
+        except BaseException:
+            os.close(write)
+            raise
+        finally:
+            os.close(read)
+        # Nobody may ever have to wait for a reaper that does not read.
+        os.set_blocking(write, False)
+        self._pipe = write
+        for message in self._known:
+            self._say(message)
 
     def close(self) -> None:
         """Let it sweep once more, which finds nothing after an orderly end, and wait until it is gone."""
         with self._lock:
-            process, self._process = self._process, None
+            process = self._process
+            if process is None:
+                return
+            self._say("B")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GOODBYE)
+            self._bury()
+            self._known.clear()
+
+    def _bury(self) -> None:
+        """Let go of the process, ending it if need be."""
+        process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # somebody has ended it already
-            process.stdin.write(b"bye\n")
-            process.stdin.close()
-        try:
-            process.wait(_GOODBYE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.close(self._pipe)
+        self._pipe = -1
+        process.kill()
+        process.wait()
+
+
+def _myself() -> tuple[int, int]:
+    ticks = start_ticks(os.getpid())
+    assert ticks is not None
+    return os.getpid(), ticks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
+from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
@@ -54,6 +56,7 @@ class Harness:
         progress: Callable[[str], None],
         kinds: Sequence[DeviceKind] = BUILT_IN_KINDS,
         suite: Suite = NO_SUITE,
+        origin: Origin | None = None,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -66,11 +69,19 @@ class Harness:
         """Owners for whom a VM was really started."""
         self._vms: dict[str, VM] = {}
         self._owners: dict[str, str] = {}
+        self._started_by: dict[str, str] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
         self._loop = LoopThread()
         if capabilities.mode == "real":  # the only place above host/ that asks
-            self._provisioner: Provisioner = RealProvisioner(self.tag, self.root)
+            binary = capabilities.binary
+            self._provisioner: Provisioner = RealProvisioner(
+                self.tag,
+                self.root,
+                origin or Origin(str(Path.cwd())),
+                binary.parting_words if binary else (),
+            )
             self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
@@ -111,7 +122,9 @@ class Harness:
 
     def create_disk(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
         """Make a disk; its file is there, with that virtual size, when this returns. Raises DiskExists."""
-        return self._shelf.make(spec, name, owner)
+        disk = self._shelf.make(spec, name, owner)
+        self._publish()
+        return disk
 
     def make_disk(self, name: str | None, owner: str, keywords: Mapping[str, Any]) -> Disk:
         """Make a disk as ``disk_factory`` is asked for it, over what the suite's file says of that name.
@@ -126,7 +139,9 @@ class Harness:
         start = self._library.get(template)
         with start.in_use_by(name or "a disk that is being made"):
             spec, image = start.planned_disk(wanted)
-            return self._shelf.make(spec, name, owner, (start.name, image))
+            disk = self._shelf.make(spec, name, owner, (start.name, image))
+        self._publish()
+        return disk
 
     def template(self, name: str) -> Template:
         """Return a template by name: a built-in one, one of the suite's file, or one that a test made.
@@ -247,6 +262,14 @@ class Harness:
         """Note that a VM has been launched."""
         with self._lock:
             self.used_by.add(self._owners[vm.name])
+            # pytest's own word for what it is doing; it names the phase behind the test.
+            self._started_by[vm.name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let ``qemuvm ps`` know what there is, after anything was added; what has gone it sees by itself."""
+        with self._publishing:
+            self._provisioner.publish(self.as_dict())
 
     def vm_deleted(self, vm: Lifecycle) -> None:
         """Note that a VM is gone; its name is free."""
@@ -254,6 +277,7 @@ class Harness:
             if self._vms.get(vm.name) is vm:
                 del self._vms[vm.name]
                 del self._owners[vm.name]
+                self._started_by.pop(vm.name, None)
 
     def close(self) -> None:
         """Delete what is left and end the threads and processes of the session.
@@ -272,5 +296,29 @@ class Harness:
             raise ExceptionGroup("the session could not be ended in order", errors)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the session as plain data, for listings."""
-        return {"tag": self.tag, "mode": self.mode, "vms": [vm.name for vm in self.vms()]}
+        """Return the session as plain data, for listings: what was made and for whom."""
+        with self._lock:
+            vms = [
+                {
+                    "name": vm.name,
+                    "template": vm.spec.template,
+                    "memory": vm.spec.bytes,
+                    "cpus": vm.spec.cpus,
+                    "owner": self._owners[vm.name],
+                    "test": self._started_by[vm.name],
+                    "disks": [image.path for image in vm.plan.images],
+                }
+                for vm in self._vms.values()
+                if vm.name in self._started_by
+            ]
+        disks = [
+            {
+                "name": disk.name,
+                "path": str(disk.path),
+                "format": disk.record.format,
+                "size": disk.size,
+                "owner": owner,
+            }
+            for disk, owner in self._shelf.with_owners()
+        ]
+        return {"tag": self.tag, "mode": self.mode, "vms": vms, "disks": disks}

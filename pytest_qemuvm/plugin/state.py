@@ -58,14 +58,24 @@ class SessionState:
     def open_harness(self) -> Harness:
         """Return the session's harness, made on first use."""
         if self.harness is None:
-            from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
+            from pytest_qemuvm.host.lease import Origin  # noqa: PLC0415  # the first VM pays for it
+            from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # as above
 
+            origin = Origin(str(self.config.rootpath), *self._worker())
             found = self.config.hook.pytest_qemuvm_device_kinds(config=self.config)
             kinds = tuple(kind for kinds in found for kind in kinds)
             self.harness = Harness(
-                self.settings, self.capabilities, self.cache, self._progress, kinds, self.suite
+                self.settings, self.capabilities, self.cache, self._progress, kinds, self.suite, origin
             )
         return self.harness
+
+    def _worker(self) -> tuple[str | None, tuple[int, int] | None]:
+        """Return the id of this worker of xdist and its controller, if that is a process of this host."""
+        from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # as above
+
+        worker = getattr(self.config, "workerinput", {})
+        pid, ticks = worker.get("qemuvm", {}).get("controller", (0, 0))
+        return worker.get("workerid"), (pid, ticks) if start_ticks(pid) == ticks else None
 
     def close(self) -> None:
         """End the harness and all its machines."""
@@ -119,7 +129,13 @@ def worker_data(config: pytest.Config) -> dict[str, Any] | None:
     state = config.stash.get(STATE, None)
     if state is None:
         return None
-    return {"settings": state.settings._asdict(), "capabilities": state.capabilities.as_dict()}
+    from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # only the controller of workers needs it
+
+    return {
+        "settings": state.settings._asdict(),
+        "capabilities": state.capabilities.as_dict(),
+        "controller": (os.getpid(), start_ticks(os.getpid())),
+    }
 
 
 def _command_line(config: pytest.Config) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from pathlib import Path
 import pytest
 
 from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.provision import RealProvisioner
 from pytest_qemuvm.plan import ImagePlan
 
 
 @pytest.fixture
 def provisioner():
-    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"))
+    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"), Origin("/"))
     yield made
     made.close()
 
