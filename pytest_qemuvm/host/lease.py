@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _SECONDS = 10.0
 """For a lock that only a sweep of dead sessions could hold, and that for a moment."""
-_ATTEMPTS = 10
+_ATTEMPTS = 1000
+"""Far more than there can be sessions that end in these very moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class Lease:
             return
         self._lock.release()
         for attempt in range(_ATTEMPTS):
-            runtime_root()
             try:
+                runtime_root()
                 self._lock.acquire(Deadline.after(_SECONDS))
             except FileNotFoundError:
                 # The last session to end has just removed the directory.

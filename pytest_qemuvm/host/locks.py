@@ -110,6 +110,8 @@ class FileLock:
             elif not remove:
                 os.ftruncate(descriptor, 0)
         finally:
+            # Not by closing alone: a child that is just being forked has it open as well.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _forget(self) -> None:
