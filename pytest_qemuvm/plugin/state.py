@@ -32,6 +32,8 @@ class SessionState:
         self.harness: Harness | None = None
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
+        self.controller: tuple[int, int] | None = None
+        """In a worker of xdist, (pid, start in ticks) of its controller, if that is a process of this host."""
         self.plans: dict[str, list[dict[str, Any]]] = {}
         """Plans of all VMs by the test (or wider scope) they were made for."""
 
@@ -61,21 +63,14 @@ class SessionState:
             from pytest_qemuvm.host.lease import Origin  # noqa: PLC0415  # the first VM pays for it
             from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # as above
 
-            origin = Origin(str(self.config.rootpath), *self._worker())
+            worker = getattr(self.config, "workerinput", {}).get("workerid")
+            origin = Origin(str(self.config.rootpath), worker, self.controller)
             found = self.config.hook.pytest_qemuvm_device_kinds(config=self.config)
             kinds = tuple(kind for kinds in found for kind in kinds)
             self.harness = Harness(
                 self.settings, self.capabilities, self.cache, self._progress, kinds, self.suite, origin
             )
         return self.harness
-
-    def _worker(self) -> tuple[str | None, tuple[int, int] | None]:
-        """Return the id of this worker of xdist and its controller, if that is a process of this host."""
-        from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # as above
-
-        worker = getattr(self.config, "workerinput", {})
-        pid, ticks = worker.get("qemuvm", {}).get("controller", (0, 0))
-        return worker.get("workerid"), (pid, ticks) if start_ticks(pid) == ticks else None
 
     def close(self) -> None:
         """End the harness and all its machines."""
@@ -121,6 +116,12 @@ def configure(config: pytest.Config) -> SessionState:
         raise pytest.UsageError(str(error)) from error
     state = config.stash[STATE] = SessionState(config, settings, capabilities, cache)
     state._suite = suite  # noqa: SLF001  # its other half, in the same module
+    if handed is not None:
+        from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # only a worker needs it
+
+        # Now, while it surely lives: later its absence means that it has died.
+        pid, ticks = handed["controller"]
+        state.controller = (pid, ticks) if start_ticks(pid) == ticks else None
     return state
 
 
