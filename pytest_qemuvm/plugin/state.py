@@ -33,7 +33,7 @@ class SessionState:
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
         self.controller: tuple[int, int] | None = None
-        """In a worker of xdist, (pid, start in ticks) of its controller, if that is a process of this host."""
+        """In a worker of xdist, (pid, start in ticks) of its controller, if that runs on this host."""
         self.plans: dict[str, list[dict[str, Any]]] = {}
         """Plans of all VMs by the test (or wider scope) they were made for."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -192,3 +193,34 @@ class TestIdentify:
     def test_gone(self, cache, tmp_path):
         with pytest.raises(QemuNotFound):
             identify(tmp_path / "gone", cache)
+
+
+class TestParting:
+    """Whether QEMU can be told to end with the thread that started it is tried, not told from its version."""
+
+    OLD = f'case "$1" in --version) echo "{BANNER.format("10.1.0")}";; *) exit 1;; esac'
+    NEW = (
+        f'[ "$*" = --version ] && echo "{BANNER.format("10.2.0")}" && exit\n'
+        '[ "$1 $2" = "-run-with exit-with-parent=on" ]'
+    )
+
+    def test_one_that_takes_the_option(self, script, cache):
+        found = identify(script(self.NEW), cache)
+        assert found.parting_words == ("-run-with", "exit-with-parent=on")
+
+    def test_one_that_does_not(self, script, cache):
+        assert identify(script(self.OLD), cache).parting_words == ()
+
+    def test_what_was_learnt_comes_back_from_the_cache(self, qemu, cache):
+        first = identify(qemu, cache)
+        assert identify(qemu, cache) == first
+        tried = subprocess.run(
+            [qemu, "-run-with", "exit-with-parent=on", "-machine", "help"], capture_output=True, check=False
+        )
+        assert bool(first.parting_words) == (tried.returncode == 0)
+
+    def test_an_answer_of_before_this_was_asked_is_none(self, qemu, cache):
+        first = identify(qemu, cache)
+        (stored,) = (cache / "probes").glob("binary-*")
+        stored.write_text(stored.read_text().replace("ends_with_parent", "something_else"))
+        assert identify(qemu, cache) == first
