@@ -1,0 +1,68 @@
+"""What the reaper and the lease add to the first VM of a session.
+
+``python benchmarks/bench_first_vm.py [rounds]``. Each round starts the first ``bare`` machine of a session
+twice, each time in a process of its own: as it is, and with nobody told, nothing leased and nothing published.
+Both take turns, so that a busy host is busy for both. Prints medians, their difference, and the reaper's size.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+FIRST = """
+import sys
+import time
+from pathlib import Path
+from pytest_qemuvm.host import lease, provision, reaper
+from pytest_qemuvm.host.capabilities import discover
+from pytest_qemuvm.host.paths import cache_dir, runtime_root
+from pytest_qemuvm.machine.harness import Harness
+from pytest_qemuvm.spec.settings import resolve
+from pytest_qemuvm.spec.vm import VMSpec
+
+if sys.argv[1] == "without":
+    reaper.Reaper._watch = lambda *_: None
+    lease.Lease.take = lambda _: runtime_root()
+    provision.RealProvisioner.publish = lambda *_: None
+settings = resolve({"real": True}, {}, {})
+harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
+began = time.perf_counter()
+harness.create(None, VMSpec(template="bare"), "bench").start()
+took = time.perf_counter() - began
+pss = 0
+for pid in harness._provisioner.helpers:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    pss = int(rollup.partition("Pss:")[2].split()[0])
+began = time.perf_counter()
+harness._publish()
+published = time.perf_counter() - began
+began = time.perf_counter()
+harness.close()
+print(took, time.perf_counter() - began, published, pss)
+"""
+
+
+def measure(kind: str) -> list[float]:
+    """Return seconds to the first machine, to the session's end, to publish, and the reaper's PSS in KiB."""
+    done = subprocess.run([sys.executable, "-c", FIRST, kind], capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def main() -> None:
+    """Measure and print."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    pairs = [(measure("with"), measure("without")) for _ in range(rounds)]
+    print(f"first bare machine of a session, {rounds} rounds, medians")
+    for name, place in (("start", 0), ("end", 1)):
+        having = statistics.median(one[place] for one, _ in pairs) * 1000
+        lacking = statistics.median(other[place] for _, other in pairs) * 1000
+        more = statistics.median((one[place] - other[place]) * 1000 for one, other in pairs)
+        print(f"  {name:6} with {having:7.1f} ms, without {lacking:7.1f} ms, difference {more:6.2f} ms")
+    print(f"  one record written {statistics.median(one[2] for one, _ in pairs) * 1000:7.2f} ms")
+    print(f"  the reaper's PSS   {max(one[3] for one, _ in pairs) / 1024:7.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
