@@ -150,9 +150,8 @@ class RealProvisioner:
             for end in theirs.values():
                 end.close()
         stack.callback(self._ended, plan.name, process)
-        if process.ticks is not None:
-            self._reaper.watch_process(process.pid, process.ticks)
-            self._processes[plan.name] = process.pid, process.ticks
+        self._reaper.watch_process(process.pid, process.ticks)
+        self._processes[plan.name] = process.pid, process.ticks
         return Provisioned(process, ours)
 
     def _parting_words(self) -> tuple[str, ...]:
@@ -165,10 +164,9 @@ class RealProvisioner:
 
     def _ended(self, name: str, process: QemuProcess) -> None:
         process.close()
-        if process.ticks is not None:
-            if self._processes.get(name) == (process.pid, process.ticks):
-                del self._processes[name]
-            self._reaper.forget_process(process.pid, process.ticks)
+        if self._processes.get(name) == (process.pid, process.ticks):
+            del self._processes[name]
+        self._reaper.forget_process(process.pid, process.ticks)
 
     def publish(self, listing: Listing) -> None:
         """Replace the session's record, which readers see whole, old or new."""

@@ -127,7 +127,7 @@ def _disks(record: dict[str, Any], opened: dict[str, set[str]]) -> Iterator[Seen
 
 def _is_stopped(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        return sweep.stat(pid)[0] in (b"T", b"t")
     except OSError:
         return False
 

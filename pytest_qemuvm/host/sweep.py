@@ -38,12 +38,18 @@ GRACE_AFTER_KILL = 5.0
 def start_ticks(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None where it is gone or a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # pathlib is not loaded here
-            # The name, in parentheses, may hold anything, further parentheses too.
-            fields = file.read().rpartition(b")")[2].split()
+        state, ticks = stat(pid)
     except OSError:
         return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    return None if state in (b"Z", b"X") else ticks
+
+
+def stat(pid: int) -> tuple[bytes, int]:
+    """Return the state letter and the start in ticks of a process, a zombie too. Raises OSError."""
+    with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # pathlib is not loaded here
+        # The name, in parentheses, may hold anything, further parentheses too.
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0], int(fields[19])
 
 
 def carries(pid: int, tag: str) -> bool:
