@@ -105,8 +105,11 @@ def identify(path: Path, cache: Path) -> QemuBinary:
     if known is not None:
         return known
     version, text = _ask_version(path)
-    found = QemuBinary(str(path), version, text, _fingerprint(path, text), _can_end_with_parent(path))
-    if _is_elf(path):
+    # The parent of a QEMU behind a script is the script, which says nothing of us.
+    real = _is_elf(path)
+    ends = real and _can_end_with_parent(path)
+    found = QemuBinary(str(path), version, text, _fingerprint(path, text), ends)
+    if real:
         answer = {
             "version": list(version),
             "text": text,

@@ -181,6 +181,7 @@ class RealProvisioner:
                 fresh = path.with_suffix(".new")
                 fresh.write_text(json.dumps(content))
                 fresh.replace(path)
+        self._reaper.settle()
 
     @property
     def helpers(self) -> frozenset[int]:

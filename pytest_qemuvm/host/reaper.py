@@ -1,7 +1,8 @@
 """The owner's end of the reaper: started with the first VM, told of everything before it exists.
 
-What it is told goes into a pipe, and nobody waits for an answer: all that the first VM pays for is the start
-of a process, which is up while QEMU is.
+What it is told goes into a pipe, and nobody waits for an answer. Until the first VM is up it is a shell that
+waits for a word, or for our end: the interpreter that it becomes then would take a processor away from QEMU
+just when that starts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from pytest_qemuvm.host.sweep import TAG_VARIABLE, start_ticks
 
 _PROGRAM = Path(__file__).with_name("reaper_main.py")
+_PROLOGUE = "trap '' INT TERM HUP; read -r word; exec \"$@\" </dev/null"
+"""Every shell knows this much; signals that are ignored stay so for what it becomes."""
 _GOODBYE = 10.0
 """Seconds that the last sweep may take."""
 
@@ -32,6 +35,8 @@ class Reaper:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
+        self._word = -1
+        self._is_settled = False
         self._known: dict[str, None] = {}
         """All that is watched, in the order in which it came."""
 
@@ -67,6 +72,17 @@ class Reaper:
         """Have this process interrupted when that one has died: xdist's controller, if this is a worker."""
         self._watch(f"C{pid} {ticks}")
 
+    def settle(self) -> None:
+        """Have it become what it is, now that nobody waits for the first VM any more."""
+        with self._lock:
+            self._is_settled = True
+            self._give_word()
+
+    def _give_word(self) -> None:
+        if self._word >= 0:
+            word, self._word = self._word, -1
+            os.close(word)
+
     def _watch(self, message: str) -> None:
         with self._lock:
             self._known[message] = None
@@ -88,10 +104,13 @@ class Reaper:
         """Start one and tell it all that is known."""
         self._bury()
         read, write = os.pipe()
+        waits, word = os.pipe()
+        reaper = [sys.executable, "-I", "-S", str(_PROGRAM), self._tag, *map(str, _myself()), str(read)]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_PROGRAM), self._tag, *map(str, _myself())],
-                stdin=read,
+                ["/bin/sh", "-c", _PROLOGUE, "sh", *reaper],
+                stdin=waits,
+                pass_fds=(read,),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
@@ -101,14 +120,19 @@ class Reaper:
             )
         except BaseException:
             os.close(write)
+            os.close(word)
             raise
         finally:
             os.close(read)
+            os.close(waits)
+        self._word = word
         # Nobody may ever have to wait for a reaper that does not read.
         os.set_blocking(write, False)
         self._pipe = write
         for message in self._known:
             self._say(message)
+        if self._is_settled:
+            self._give_word()
 
     def close(self) -> None:
         """Let it sweep once more, which finds nothing after an orderly end, and wait until it is gone."""
@@ -117,6 +141,7 @@ class Reaper:
             if process is None:
                 return
             self._say("B")
+            self._give_word()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GOODBYE)
             self._bury()
@@ -127,6 +152,7 @@ class Reaper:
         process, self._process = self._process, None
         if process is None:
             return
+        self._give_word()
         os.close(self._pipe)
         self._pipe = -1
         process.kill()

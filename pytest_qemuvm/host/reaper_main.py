@@ -1,7 +1,7 @@
 """The reaper: a small process that outlives pytest just long enough to clean up after it.
 
-Run by its path as ``python -I -S reaper_main.py TAG PID TICKS``, on the standard library alone. On its
-standard input it is told what the session has: a letter, a value, a NUL byte each.
+Run by its path as ``python -I -S reaper_main.py TAG PID TICKS PIPE``, on the standard library alone. On the
+descriptor PIPE it is told what the session has: a letter, a value, a NUL byte each.
 
 =====  ==========================================================================
 ``D``  a directory, before it is made
@@ -87,21 +87,21 @@ def opened(pid: int, ticks: int) -> int | None:
     return None
 
 
-def drain(told: Told) -> None:
+def drain(pipe: int, told: Told) -> None:
     """Take in what is left in the pipe, without waiting: forks of the owner may hold its other end."""
-    os.set_blocking(0, False)
+    os.set_blocking(pipe, False)
     try:
-        while chunk := os.read(0, 65536):
+        while chunk := os.read(pipe, 65536):
             told.take(chunk)
     except BlockingIOError:
         pass
 
 
-def watch(owner: tuple[int, int], told: Told) -> None:
+def watch(owner: tuple[int, int], pipe: int, told: Told) -> None:
     """Return when the owner has said that all is in order, or has died."""
     pidfd = opened(*owner)
     poll = select.poll()
-    poll.register(0, select.POLLIN)
+    poll.register(pipe, select.POLLIN)
     if pidfd is not None:
         poll.register(pidfd, select.POLLIN)
     controller: int | None = None
@@ -113,11 +113,11 @@ def watch(owner: tuple[int, int], told: Told) -> None:
         if controller in ready and controller is not None:
             poll.unregister(controller)
             interrupt(pidfd)
-        if 0 in ready:
-            chunk = os.read(0, 65536)
+        if pipe in ready:
+            chunk = os.read(pipe, 65536)
             if not chunk:
                 # The pipe is closed, but its owner lives on and so may its machines.
-                poll.unregister(0)
+                poll.unregister(pipe)
             told.take(chunk)
         if told.controller is not None and controller is None:
             controller = opened(*told.controller)
@@ -129,7 +129,7 @@ def watch(owner: tuple[int, int], told: Told) -> None:
         if told.lease is not None and not swept:
             swept = True
             sweep.collect(os.path.dirname(told.lease))  # noqa: PTH120
-    drain(told)
+    drain(pipe, told)
 
 
 def interrupt(pidfd: int) -> None:
@@ -154,9 +154,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A whole tree of processes is being ended: it goes as soon as its work is done.
         signal.signal(number, signal.SIG_IGN)
-    tag, owner, ticks = sys.argv[1:4]
+    tag, owner, ticks, pipe = sys.argv[1:5]
     told = Told()
-    watch((int(owner), int(ticks)), told)
+    watch((int(owner), int(ticks)), int(pipe), told)
     clean_up(tag, told)
     if told.orderly:
         return

@@ -198,18 +198,20 @@ class TestIdentify:
 class TestParting:
     """Whether QEMU can be told to end with the thread that started it is tried, not told from its version."""
 
-    OLD = f'case "$1" in --version) echo "{BANNER.format("10.1.0")}";; *) exit 1;; esac'
-    NEW = (
-        f'[ "$*" = --version ] && echo "{BANNER.format("10.2.0")}" && exit\n'
-        '[ "$1 $2" = "-run-with exit-with-parent=on" ]'
-    )
+    def test_one_that_takes_the_option_and_one_that_does_not(self, script):
+        assert binary._can_end_with_parent(script('[ "$1 $2" = "-run-with exit-with-parent=on" ]'))
+        assert not binary._can_end_with_parent(script("exit 1", "old"))
 
-    def test_one_that_takes_the_option(self, script, cache):
-        found = identify(script(self.NEW), cache)
-        assert found.parting_words == ("-run-with", "exit-with-parent=on")
+    def test_what_it_is_told_then(self, qemu, cache):
+        able = identify(qemu, cache)._replace(ends_with_parent=True)
+        assert able.parting_words == ("-run-with", "exit-with-parent=on")
+        assert able._replace(ends_with_parent=False).parting_words == ()
 
-    def test_one_that_does_not(self, script, cache):
-        assert identify(script(self.OLD), cache).parting_words == ()
+    def test_a_script_is_not_asked_because_it_would_be_the_parent(self, script, cache, tmp_path):
+        log = tmp_path / "log"
+        path = script(f'echo "$@" >> {log}; echo "{BANNER.format("10.2.0")}"')
+        assert not identify(path, cache).ends_with_parent
+        assert log.read_text() == "--version\n"
 
     def test_what_was_learnt_comes_back_from_the_cache(self, qemu, cache):
         first = identify(qemu, cache)

@@ -68,6 +68,7 @@ def reaper():
 
 def up(reaper):
     """Wait until it is up: it has begun to ignore what would end it."""
+    reaper.settle()
     deadline = Deadline.after(20)
     while not ignored(reaper.pid) >> signal.SIGTERM - 1 & 1:
         assert not deadline.expired
@@ -129,6 +130,38 @@ def test_signals_that_end_a_whole_tree_of_processes_do_not_end_it_before_its_wor
     (tmp_path / "x").mkdir()
     reaper.close()
     assert not (tmp_path / "x").exists()
+
+
+def test_until_it_is_wanted_it_is_a_shell_that_waits(reaper, tmp_path):
+    reaper.watch_directory(tmp_path / "x")
+    identity = reaper.pid, sweep.start_ticks(reaper.pid)
+    program = Path(f"/proc/{reaper.pid}/exe")
+    assert program.samefile("/bin/sh")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        up_to = Deadline.after(20)
+        while not ignored(reaper.pid) >> number - 1 & 1:
+            assert not up_to.expired
+        os.kill(reaper.pid, number)
+    reaper.settle()
+    until = Deadline.after(20)
+    while program.samefile("/bin/sh"):
+        assert not until.expired
+    assert (reaper.pid, sweep.start_ticks(reaper.pid)) == identity
+
+
+def test_an_owner_that_dies_before_that_is_cleaned_up_after_as_well(tmp_path, sleeper):
+    machine = sleeper(TAG)
+    act = f"reaper.watch_directory(Path({str(tmp_path / 'x')!r})); Path({str(tmp_path / 'x')!r}).mkdir()"
+    owner = OWNER.format(act=act)
+    with subprocess.Popen(
+        [sys.executable, "-c", owner], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.kill()
+    assert machine.wait(timeout=20) == -signal.SIGKILL
+    until = Deadline.after(20)
+    while (tmp_path / "x").exists():
+        assert not until.expired
 
 
 def test_one_that_was_killed_is_replaced_and_the_new_one_knows_all(reaper, tmp_path, sleeper):
@@ -206,7 +239,7 @@ def test_a_pipe_that_closes_while_its_owner_lives_ends_nothing(tmp_path, sleeper
 def test_a_worker_is_interrupted_when_its_controller_dies(reaper, tmp_path, sleeper):
     controller = sleeper("qv-test-other")
     ticks = sweep.start_ticks(controller.pid)
-    owner = OWNER.format(act=f"reaper.watch_controller({controller.pid}, {ticks})")
+    owner = OWNER.format(act=f"reaper.watch_controller({controller.pid}, {ticks}); reaper.settle()")
     with subprocess.Popen(
         [sys.executable, "-c", owner], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as worker:
