@@ -15,7 +15,6 @@ import sys
 FIRST = """
 import sys
 import time
-from pathlib import Path
 from pytest_qemuvm.host import lease, provision, reaper
 from pytest_qemuvm.host.capabilities import discover
 from pytest_qemuvm.host.paths import cache_dir, runtime_root
@@ -32,21 +31,17 @@ harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
 began = time.perf_counter()
 harness.create(None, VMSpec(template="bare"), "bench").start()
 took = time.perf_counter() - began
-pss = 0
-for pid in harness._provisioner.helpers:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    pss = int(rollup.partition("Pss:")[2].split()[0])
 began = time.perf_counter()
 harness._publish()
 published = time.perf_counter() - began
 began = time.perf_counter()
 harness.close()
-print(took, time.perf_counter() - began, published, pss)
+print(took, time.perf_counter() - began, published)
 """
 
 
 def measure(kind: str) -> list[float]:
-    """Return seconds to the first machine, to the session's end, to publish, and the reaper's PSS in KiB."""
+    """Return seconds to the first machine, to the session's end, and to publish."""
     done = subprocess.run([sys.executable, "-c", FIRST, kind], capture_output=True, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
 
@@ -61,7 +56,6 @@ def main() -> None:
         for word, of in (("least", min), ("median", statistics.median)):
             print(f"  {name:5} {word:6} with {of(having):7.2f} ms, without {of(lacking):7.2f} ms")
     print(f"  one record written {statistics.median(one[2] for one, _ in pairs) * 1000:7.2f} ms")
-    print(f"  the reaper's PSS   {max(one[3] for one, _ in pairs) / 1024:7.1f} MiB")
 
 
 if __name__ == "__main__":
