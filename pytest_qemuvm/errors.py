@@ -30,6 +30,7 @@
      +-- ChannelError                     the way to the guest is broken
      +-- HostFileError (also OSError)     a file of the host could not be read or written for a test
      +-- WaitTimeout                      something awaited did not come in time
+     |    +-- LockTimeout                 somebody else holds a lock for longer than we wait
      +-- QmpError
      |    +-- ConnectError, QmpDisconnected, CommandError
      |    +-- QmpTimeout (also WaitTimeout)
@@ -323,6 +324,23 @@ class UnplugTimeout(WaitTimeout):
     ) -> None:
         super().__init__(brief, details, hint, waited_for=waited_for, seconds=seconds)
         self.device = device
+
+
+class LockTimeout(WaitTimeout):
+    """A lock was not to be had in time; ``holder`` names who has it: pid and test, where they are known."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        holder: str,
+        waited_for: str,
+        seconds: float,
+    ) -> None:
+        super().__init__(brief, details, hint, waited_for=waited_for, seconds=seconds)
+        self.holder = holder
 
 
 class GuestBootError(WaitTimeout):

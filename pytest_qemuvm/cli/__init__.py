@@ -12,14 +12,14 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 from pytest_qemuvm import __version__
-from pytest_qemuvm.cli import doctor, setup
+from pytest_qemuvm.cli import doctor, gc, ps, setup
 from pytest_qemuvm.cli.output import complain
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_COMMANDS = (doctor, setup)
+_COMMANDS = (doctor, setup, ps, gc)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,14 +6,13 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.coherence.facts import ProcessFact
-from pytest_qemuvm.coherence.host_facts import state_and_start
 from pytest_qemuvm.errors import CommandError, QemuVMError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.sweep import remove_link, stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,7 +35,7 @@ def remove_process(finding: Finding) -> None:
         return
     try:
         # The pidfd is of whoever has the pid now.
-        if state_and_start(process.pid)[1] != process.start:
+        if stat(process.pid)[1] != process.start:
             return
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         if not select.select([pidfd], [], [], _KILL_SECONDS)[0]:
@@ -60,16 +59,9 @@ def remove_file(finding: Finding, root: Path) -> None:
 
 
 def remove_network_device(finding: Finding) -> None:
-    """Remove a network device of the host. Raises QemuVMError with what ``ip`` says."""
-    done = subprocess.run(
-        ["ip", "link", "delete", "dev", str(finding.key)],  # noqa: S607  # where it is differs
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_KILL_SECONDS,
-    )
-    if done.returncode:
-        raise QemuVMError(f"ip link delete {finding.key} failed", done.stderr.strip())
+    """Remove a network device of the host. Raises QemuVMError where that is not allowed."""
+    if not remove_link(str(finding.key)):
+        raise QemuVMError(f"the network device {finding.key} cannot be removed")
 
 
 _BACKENDS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.coherence.facts import FileFact, ProcessFact
-from pytest_qemuvm.host.process import TAG_VARIABLE
+from pytest_qemuvm.host.sweep import TAG_VARIABLE, stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +40,7 @@ class ProcessScan:
         """Until when each of them may still become one of ours."""
         self._ours: dict[tuple[int, int], tuple[str, ...]] = {}
         # What is older than this process is not of its session.
-        self._begin = state_and_start(os.getpid())[1]
+        self._begin = stat(os.getpid())[1]
 
     def find(self) -> frozenset[ProcessFact]:
         """Return the processes of the session but this one, zombies that once were among them included."""
@@ -67,7 +67,7 @@ class ProcessScan:
         return frozenset(found)
 
     def _patience(self, pid: int) -> float:
-        return _SETTLED_SECONDS if state_and_start(pid)[1] >= self._begin else -1.0
+        return _SETTLED_SECONDS if stat(pid)[1] >= self._begin else -1.0
 
     def _look(self, key: tuple[int, int]) -> ProcessFact | None:
         pid = key[0]
@@ -76,8 +76,8 @@ class ProcessScan:
             if argv is None:
                 return None
             self._ours[key] = argv
-        state, start = state_and_start(pid)
-        return ProcessFact(pid, start, state == "Z", self._ours[key])
+        state, start = stat(pid)
+        return ProcessFact(pid, start, state == b"Z", self._ours[key])
 
     def _argv_if_tagged(self, pid: int) -> tuple[str, ...] | None:
         command = _command_line(pid)
@@ -100,22 +100,12 @@ def _command_line(pid: int) -> bytes:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if command:
             return command
-        state, flags = _stat(pid)[0], int(_stat(pid)[6])
-        if state == "Z" or flags & _KERNEL_THREAD:
+        # The fields after the name, which stands in parentheses and may contain some itself (proc(5)).
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] == b"Z" or int(fields[6]) & _KERNEL_THREAD:
             break
         time.sleep(0.001)
     return b""
-
-
-def _stat(pid: int) -> list[str]:
-    # The name of the program stands in parentheses and may contain some itself (proc(5)).
-    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-
-
-def state_and_start(pid: int) -> tuple[str, int]:
-    """Return a process's state (``Z``: zombie) and its start in clock ticks. Raises OSError if it is gone."""
-    fields = _stat(pid)
-    return fields[0], int(fields[19])
 
 
 def files_below(root: Path) -> frozenset[FileFact]:

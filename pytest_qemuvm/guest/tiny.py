@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 BUILDER = 2
 """Raised whenever this package builds something else from the same inputs."""
 
+BUILD_SECONDS = 600.0
+"""How long another process is waited for that builds the same guest, which takes seconds."""
+
 _BLACKLIST = (
     # Kernel features that no test uses and that take 10 to 200 ms each to set up under emulation.
     "init_kprobe_trace", "init_trace_printk_function_export", "init_blk_tracer",
@@ -98,7 +101,8 @@ def build_tiny(
 
     ``kernel`` and ``busybox`` name others than those that would be found. ``progress`` is told what is going
     on, only when something takes time. Raises GuestUnavailable if what the guest is made from is missing, and
-    if it cannot be read or the cache not be written.
+    if it cannot be read or the cache not be written; LockTimeout, which names the other one, if that does not
+    come to an end.
     """
     source, box = find_kernel(kernel, cache), find_busybox(busybox, cache)
     key = _key(source, box)
@@ -119,22 +123,20 @@ def build_tiny(
 def _build_once(
     home: Path, key: str, source: KernelSource, box: Path, progress: Callable[[str], None]
 ) -> TinyGuest:
-    import filelock  # noqa: PLC0415  # a hit, which is the usual case, needs no lock
+    from pytest_qemuvm.host.deadline import Deadline  # noqa: PLC0415  # a hit, the usual case, needs no lock
+    from pytest_qemuvm.host.locks import locked  # noqa: PLC0415  # as above
 
     home.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(home / f"{key}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        progress("waiting for another process that is building the guest")
-        lock.acquire()
-    try:
+    with locked(
+        home / f"{key}.lock",
+        "the guest that is being built",
+        Deadline.after(BUILD_SECONDS),
+        lambda holder: progress(f"waiting for the guest that {holder} is building"),
+    ):
         found = _load(home / key, key)
         if found is None:
             progress(f"building the guest from kernel {source.release} ({source.origin})")
             found = _build(home, key, source, box)
-    finally:
-        lock.release()
     return found
 
 

@@ -22,6 +22,9 @@ _START_SECONDS = 10.0
 
 _BANNER = r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?.*"
 
+_PARTING_WORDS = ("-run-with", "exit-with-parent=on")
+"""Known to QEMU since 10.2, and to no one else's build before it was tried."""
+
 _INSTALL_HINT = "run `qemuvm setup`, or name the binary with --qemu-binary or QEMUVM_BINARY"
 
 
@@ -35,6 +38,13 @@ class QemuBinary(NamedTuple):
     """The first line of its ``--version``, with the distribution's own suffix."""
     fingerprint: str
     """16 hex digits over its contents and its version: what was learnt of one such binary holds for all."""
+    ends_with_parent: bool = False
+    """Whether it can be told to end when the thread that started it does."""
+
+    @property
+    def parting_words(self) -> tuple[str, ...]:
+        """The arguments that tell it so, if it can."""
+        return _PARTING_WORDS if self.ends_with_parent else ()
 
 
 def find_qemu(explicit: str | None, *, system: str = "x86_64") -> Path:
@@ -95,9 +105,17 @@ def identify(path: Path, cache: Path) -> QemuBinary:
     if known is not None:
         return known
     version, text = _ask_version(path)
-    found = QemuBinary(str(path), version, text, _fingerprint(path, text))
-    if _is_elf(path):
-        answer = {"version": list(version), "text": text, "fingerprint": found.fingerprint}
+    # The parent of a QEMU behind a script is the script, which says nothing of us.
+    real = _is_elf(path)
+    ends = real and _can_end_with_parent(path)
+    found = QemuBinary(str(path), version, text, _fingerprint(path, text), ends)
+    if real:
+        answer = {
+            "version": list(version),
+            "text": text,
+            "fingerprint": found.fingerprint,
+            "ends_with_parent": found.ends_with_parent,
+        }
         probe_cache.store(cache, name, key, answer)
     return found
 
@@ -114,8 +132,9 @@ def _from_answer(path: Path, answer: dict[str, Any] | None) -> QemuBinary | None
             "version": [int(major), int(minor), int(micro)],
             "text": str(text),
             "fingerprint": str(fingerprint),
+            "ends_with_parent": bool(ends),
         }:
-            return QemuBinary(str(path), (major, minor, micro), text, fingerprint)
+            return QemuBinary(str(path), (major, minor, micro), text, fingerprint, ends)
     return None
 
 
@@ -133,6 +152,14 @@ def _ask_version(path: Path) -> tuple[tuple[int, int, int], str]:
             _INSTALL_HINT,
         )
     return parse_version(path, outcome)
+
+
+def _can_end_with_parent(path: Path) -> bool:
+    """Ask it by having it take the option and list its machine types, which it does instead of starting."""
+    from pytest_qemuvm.host.bounded import run_bounded  # noqa: PLC0415  # as above
+
+    argv = [str(path), *_PARTING_WORDS, "-machine", "help"]
+    return run_bounded(argv, seconds=_START_SECONDS).ok
 
 
 def parse_version(path: Path, outcome: Outcome) -> tuple[tuple[int, int, int], str]:

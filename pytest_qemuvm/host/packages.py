@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Progress = Callable[[str], None]
 
 _LEFTOVER = ".unpacking-"
+_UNPACK_SECONDS = 1800.0
+"""How long another process is waited for that downloads and unpacks, over whatever line it has."""
 
 _NO_NETWORK = (
     "Could not resolve",
@@ -115,10 +117,16 @@ class PackageManager(ABC):
         return self._unpack(self.fetch_kernel, into)
 
     def _unpack(self, fetch: Callable[[Path], list[Path]], into: Path) -> Path:
-        from filelock import FileLock  # noqa: PLC0415  # 10 ms that only an unpacking should cost
+        from pytest_qemuvm.host.deadline import Deadline  # noqa: PLC0415  # only an unpacking needs it
+        from pytest_qemuvm.host.locks import locked  # noqa: PLC0415  # as above
 
         into.mkdir(parents=True, exist_ok=True)
-        with FileLock(into / ".lock"):
+        with locked(
+            into / ".lock",
+            f"unpacking packages into {into}",
+            Deadline.after(_UNPACK_SECONDS),
+            lambda holder: self._progress(f"waiting for {holder}, which unpacks packages as well"),
+        ):
             for leftover in into.glob(f"{_LEFTOVER}*"):
                 shutil.rmtree(leftover, ignore_errors=True)  # of one that was killed: we hold the lock
             work = Path(tempfile.mkdtemp(prefix=_LEFTOVER, dir=into))

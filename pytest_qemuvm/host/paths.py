@@ -45,10 +45,13 @@ def runtime_root() -> Path:
 
     Raises QemuVMError where somebody else could write to it.
     """
+    import contextlib  # noqa: PLC0415
     import stat  # noqa: PLC0415
 
     root = sessions_root()
-    root.mkdir(mode=0o700, exist_ok=True)
+    # Not exist_ok: the last session to end removes it, and may do so between that and its look at what it is.
+    with contextlib.suppress(FileExistsError):
+        root.mkdir(mode=0o700)
     info = root.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         raise QemuVMError(

@@ -7,27 +7,33 @@ given: that is what keeps dry-run and real mode from growing apart.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
 from pytest_qemuvm.host.images import grow_image, make_image
-from pytest_qemuvm.host.paths import runtime_root
+from pytest_qemuvm.host.lease import Lease, Origin
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 from pytest_qemuvm.host.sources import Sources, UnreadSources
+from pytest_qemuvm.host.sweep import RECORD, boot_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from pytest_qemuvm.plan import ImagePlan, MachinePlan
 
+    Listing = Mapping[str, Any]
+
 LOG_NAME = "qemu.log"
+FRESH = ".new"
+"""What the name of a session's record ends with until it replaces the old one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,17 @@ class Provisioner(Protocol):
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
         """Start QEMU; what undoes it goes onto the stack."""
 
+    def publish(self, listing: Listing) -> None:
+        """Let others on the host know what the session has: ``qemuvm ps``, and whoever sweeps after it."""
+
+    @property
     def helpers(self) -> frozenset[int]:
-        """Return the pids of the session's own helpers."""
+        """Pids of processes of the session that are no machines: its reaper."""
+        ...
+
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """Files in the session's directory that belong to no machine."""
         ...
 
     def close(self) -> None:
@@ -74,22 +89,32 @@ class RealProvisioner:
 
     mode = "real"
 
-    def __init__(self, tag: str, root: Path) -> None:
+    def __init__(self, tag: str, root: Path, origin: Origin, last_words: Sequence[str] = ()) -> None:
         self._tag = tag
         self._root = root
         self.sources = Sources()
+        self._origin = origin
+        self._last_words = tuple(last_words)
         self._reaper = Reaper(tag)
+        self._lease = Lease(root.parent, tag, origin)
         self._lock = threading.Lock()
         self._has_root = False
+        self._processes: dict[str, tuple[int, int]] = {}
 
     def _ensure_root(self) -> None:
-        """Make the session's directory with the first VM, and have it watched before it exists."""
+        """Take the lease and make the session's directory with the first VM, or when they were deleted.
+
+        Both are watched before they exist, and nothing of the session is on the disk before its lease is.
+        """
         with self._lock:
             if not self._has_root:
+                self._reaper.watch_lease(self._lease.path)
                 self._reaper.watch_directory(self._root)
-                runtime_root()
-                self._root.mkdir(mode=0o700)
+                if self._origin.controller is not None:
+                    self._reaper.watch_controller(*self._origin.controller)
                 self._has_root = True
+            self._lease.take()
+            self._root.mkdir(mode=0o700, exist_ok=True)
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
         """Make the run directory, the firmware and the disks' images."""
@@ -131,27 +156,63 @@ class RealProvisioner:
                     ours[name], theirs[name] = socket.socketpair()
                     stack.callback(ours[name].close)
                 numbers = {name: end.fileno() for name, end in theirs.items()}
-                process = spawn(
-                    plan.argv_with(numbers), numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag
-                )
+                argv = (*plan.argv_with(numbers), *self._parting_words())
+                process = spawn(argv, numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag)
         finally:
             for end in theirs.values():
                 end.close()
-        stack.callback(process.close)
+        stack.callback(self._ended, plan.name, process)
+        self._reaper.watch_process(process.pid, process.ticks)
+        self._processes[plan.name] = process.pid, process.ticks
         return Provisioned(process, ours)
 
+    def _parting_words(self) -> tuple[str, ...]:
+        """Return what has QEMU end with us, where that can be trusted.
+
+        The kernel tells QEMU of the death of the thread that started it, not of the process. A thread of a
+        test may end while its machine is still wanted.
+        """
+        return self._last_words if threading.current_thread() is threading.main_thread() else ()
+
+    def _ended(self, name: str, process: QemuProcess) -> None:
+        process.close()
+        if self._processes.get(name) == (process.pid, process.ticks):
+            del self._processes[name]
+        self._reaper.forget_process(process.pid, process.ticks)
+
+    def publish(self, listing: Listing) -> None:
+        """Replace the session's record, which readers see whole, old or new."""
+        with self._lock:
+            processes = dict(self._processes)
+            content = {"boot": boot_id(), "processes": list(processes.values()), "links": [], **listing}
+            for vm in content.get("vms", ()):
+                vm["process"] = processes.get(vm["name"])
+            path = self._root / RECORD
+            # A record only tells of things: where it cannot be written, nothing else is the worse for it.
+            with contextlib.suppress(OSError):
+                fresh = path.with_suffix(FRESH)
+                fresh.write_text(json.dumps(content))
+                fresh.replace(path)
+        self._reaper.settle()
+
+    @property
     def helpers(self) -> frozenset[int]:
-        """Return the reaper's pid."""
-        return frozenset({self._reaper.pid} if self._reaper.pid is not None else ())
+        """The reaper, while there is one."""
+        return frozenset() if self._reaper.pid is None else frozenset((self._reaper.pid,))
+
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """The session's record, and what is about to replace it."""
+        record = self._root / RECORD
+        return record, record.with_suffix(FRESH)
 
     def close(self) -> None:
-        """Remove the session's directory and let the reaper go."""
+        """Remove the session's directory and its lease, and let the reaper go."""
         with self._lock:
             if self._has_root:
                 shutil.rmtree(self._root, ignore_errors=True)
-                # The directory of all sessions stays as long as another one uses it.
-                with contextlib.suppress(OSError):
-                    self._root.parent.rmdir()
+            # Before the reaper: it still sees to the lease should we be killed on this very line.
+            self._lease.release()
             self._reaper.close()
 
 
@@ -195,9 +256,18 @@ class PlanningProvisioner:
             hint="run with --qemu-real for a real machine, or read the plan with --qemu-plan",
         )
 
+    def publish(self, listing: Listing) -> None:
+        """Tell nobody: there is nothing."""
+
+    @property
     def helpers(self) -> frozenset[int]:
-        """Return none: nothing was started."""
+        """None."""
         return frozenset()
+
+    @property
+    def own_files(self) -> tuple[Path, ...]:
+        """None."""
+        return ()
 
     def close(self) -> None:
         """Remove nothing: nothing was made."""

@@ -1,106 +1,177 @@
 """The reaper: a small process that outlives pytest just long enough to clean up after it.
 
-Run by its path as ``python -I -S reaper_main.py TAG PID``, on the standard library alone. It is told on its
-standard input, a line each, which directories to remove; it waits until the pipe closes or the process PID is
-gone. Then it kills every process that carries the session's tag in its environment, by pidfd, and removes
-the directories. It holds however pytest ends: SIGKILL, ``os._exit``, a crash, the OOM killer.
+Run by its path as ``python -I -S reaper_main.py TAG PID TICKS PIPE``, on the standard library alone. On the
+descriptor PIPE it is told what the session has: a letter, a value, a NUL byte each.
 
-A line ``bye`` says that the end is an orderly one. Without it there is a second look: a QEMU that was just
-being started carries the tag only when its exec is over.
+=====  ==========================================================================
+``D``  a directory, before it is made
+``N``  a network interface, before it is made
+``P``  a process, as ``pid ticks``: ticks is its start since boot, so it is never another one
+``p``  a process that has ended
+``L``  the session's lease: the sessions beside it that are dead are cleared away now
+``C``  the controller of xdist, as ``pid ticks``
+``B``  an orderly end
+=====  ==========================================================================
+
+It waits for the word of an orderly end, or for the end of the process PID, however that comes about: SIGKILL,
+``os._exit``, a crash, the OOM killer. Then it kills the processes it was told of and all that carry the
+session's tag in their environment, each by its pidfd, and removes directories, interfaces and lease.
 """
 
 from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 
-PATIENCE = 50
-"""Rounds of looking for processes; each kills all it finds, a process that forks needs a second one."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_qemuvm.host import sweep
+else:
+    # Last: nothing that lies beside this file can take the place of a module of the standard library.
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    import sweep
+
+LATECOMERS = (0.1, 0.4)
+"""Seconds between the looks after the first one: a QEMU that was just being started when pytest died carries
+the tag only when its exec is over."""
 
 
-GOODBYE = "bye"
-LATECOMERS = 0.5
-"""Seconds until the second look."""
+class Told:
+    """What the reaper knows of its session."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, int] = {}
+        self.directories: list[str] = []
+        self.links: list[str] = []
+        self.lease: str | None = None
+        self.controller: tuple[int, int] | None = None
+        self.orderly = False
+        self._rest = b""
+
+    def take(self, chunk: bytes) -> None:
+        """Take in a piece of what comes through the pipe; a message may be torn."""
+        *messages, self._rest = (self._rest + chunk).split(b"\0")
+        for message in messages:
+            self._note(chr(message[0]), os.fsdecode(message[1:]))
+
+    def _note(self, kind: str, value: str) -> None:
+        if kind == "D":
+            self.directories.append(value)
+        elif kind == "N":
+            self.links.append(value)
+        elif kind == "L":
+            self.lease = value
+        elif kind == "B":
+            self.orderly = True
+        elif kind in "PpC":
+            pid, _, ticks = value.partition(" ")
+            if kind == "P":
+                self.processes[int(pid)] = int(ticks)
+            elif kind == "p":
+                self.processes.pop(int(pid), None)
+            else:
+                self.controller = int(pid), int(ticks)
 
 
-def tagged(tag: str) -> list[int]:
-    """Return pids of other processes whose environment carries the tag."""
-    needle = f"QEMUVM_SESSION={tag}".encode()
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # start-up time counts, pathlib is not loaded
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        try:
-            with open(f"/proc/{entry}/environ", "rb") as file:  # noqa: PTH123
-                if needle in file.read().split(b"\0"):
-                    found.append(int(entry))
-        except OSError:  # gone, or somebody else's
-            continue
-    return found
-
-
-def kill(pid: int, tag: str) -> None:
-    """Kill a process if it still is the one that carries the tag, and wait until it has ended."""
+def opened(pid: int, ticks: int) -> int | None:
+    """Return a pidfd of just that process, or None where it is gone."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
-        return
+        return None
+    if sweep.start_ticks(pid) == ticks:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def drain(pipe: int, told: Told) -> None:
+    """Take in what is left in the pipe, without waiting: forks of the owner may hold its other end."""
+    os.set_blocking(pipe, False)
     try:
-        # The pid may have passed to another process between the search and the pidfd.
-        if pid in tagged(tag):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            select.select([pidfd], [], [], 5)
-    except ProcessLookupError:
+        while chunk := os.read(pipe, 65536):
+            told.take(chunk)
+    except BlockingIOError:
         pass
-    finally:
-        os.close(pidfd)
 
 
-def sweep(tag: str, directories: list[str]) -> None:
-    """Kill what carries the tag, then remove the directories."""
-    for _ in range(PATIENCE):
-        pids = tagged(tag)
-        if not pids:
-            break
-        for pid in pids:
-            kill(pid, tag)
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def watch(parent: int) -> list[str]:
-    """Read directories from standard input until it closes or the parent dies; return them."""
+def watch(owner: tuple[int, int], pipe: int, told: Told) -> None:
+    """Return when the owner has said that all is in order, or has died."""
+    pidfd = opened(*owner)
     poll = select.poll()
-    poll.register(0, select.POLLIN | select.POLLHUP)
-    try:
-        pidfd = os.pidfd_open(parent)
-    except OSError:
-        pidfd = -1  # already gone: what is in the pipe is all there will be
-    if pidfd >= 0:
+    poll.register(pipe, select.POLLIN)
+    if pidfd is not None:
         poll.register(pidfd, select.POLLIN)
-    buffer = b""
-    while True:
+    controller: int | None = None
+    swept = False
+    while pidfd is not None and not told.orderly:
         ready = dict(poll.poll())
-        if 0 in ready:
-            chunk = os.read(0, 65536)
-            buffer += chunk
+        if pidfd in ready:
+            break
+        if controller in ready and controller is not None:
+            poll.unregister(controller)
+            interrupt(pidfd)
+        if pipe in ready:
+            chunk = os.read(pipe, 65536)
             if not chunk:
-                break
-        elif pidfd in ready:
-            break
-        if pidfd < 0 and not ready:
-            break
-    return [os.fsdecode(line) for line in buffer.split(b"\n") if line]
+                # The pipe is closed, but its owner lives on and so may its machines.
+                poll.unregister(pipe)
+            told.take(chunk)
+        if told.controller is not None and controller is None:
+            controller = opened(*told.controller)
+            told.controller = None
+            if controller is None:
+                interrupt(pidfd)
+            else:
+                poll.register(controller, select.POLLIN)
+        if told.lease is not None and not swept:
+            swept = True
+            sweep.collect(os.path.dirname(told.lease))  # noqa: PTH120
+    drain(pipe, told)
+
+
+def interrupt(pidfd: int) -> None:
+    """Do to a worker what execnet does only after five seconds: its controller is dead, nobody listens."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGINT)
+    except OSError:
+        return  # it has died, too
+
+
+def clean_up(tag: str, told: Told) -> None:
+    """Remove what the session had; the lease last, and only if nobody else has taken it over."""
+    sweep.end_processes(tag, told.processes.items())
+    for name in told.links:
+        sweep.remove_link(name)
+    for directory in told.directories:
+        sweep.remove_tree(directory)
+
+
+def main() -> None:
+    """Watch, then clean up."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # A whole tree of processes is being ended: it goes as soon as its work is done.
+        signal.signal(number, signal.SIG_IGN)
+    tag, owner, ticks, pipe = sys.argv[1:5]
+    told = Told()
+    watch((int(owner), int(ticks)), int(pipe), told)
+    clean_up(tag, told)
+    if told.orderly:
+        return
+    for seconds in LATECOMERS:
+        select.select([], [], [], seconds)
+        clean_up(tag, told)
+    if told.lease is not None:
+        descriptor = sweep.seize(told.lease)
+        if descriptor is not None:
+            sweep.give_up(told.lease, descriptor)
+        sweep.remove_root(os.path.dirname(told.lease))  # noqa: PTH120
 
 
 if __name__ == "__main__":
-    session, owner = sys.argv[1], int(sys.argv[2])
-    told = watch(owner)
-    watched = [line for line in told if line != GOODBYE]
-    sweep(session, watched)
-    if GOODBYE not in told:
-        select.select([], [], [], LATECOMERS)
-        sweep(session, watched)
+    try:
+        main()
+    finally:
+        os._exit(0)  # its owner waits for its end, and there is nothing to take down in order

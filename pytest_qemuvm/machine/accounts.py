@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.coherence import Graph, Machine
 from pytest_qemuvm.coherence.facts import DiskEntry, VMEntry
-from pytest_qemuvm.coherence.host_facts import state_and_start
 from pytest_qemuvm.devices.steps import (
     AddBlockNode,
     AddDevice,
@@ -34,7 +33,7 @@ def vm_entry(vm: VM, *, changing: bool) -> VMEntry:
         name=vm.name,
         state=record.state,
         run=record.starts,
-        process=_identity(live.process.pid) if live is not None else None,
+        process=(live.process.pid, live.process.ticks) if live is not None else None,
         changing=changing,
         run_dir=vm.run_dir,
         plugged=_parts(devices),
@@ -58,13 +57,6 @@ def disk_entry(disk: Disk) -> DiskEntry:
     """Return what is recorded of a disk now."""
     state = disk.state  # takes note of devices that have gone with their machine
     return DiskEntry(disk.name, disk.path, state, disk.record.holder)
-
-
-def _identity(pid: int) -> tuple[int, int] | None:
-    try:
-        return pid, state_and_start(pid)[1]
-    except OSError:  # it has ended
-        return None
 
 
 def _parts(devices: Iterable[HotDevice]) -> Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
+from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
@@ -75,6 +77,7 @@ class Harness:
         suite: Suite = NO_SUITE,
         extensions: Extensions | None = None,
         acting: Callable[[], str] = lambda: SESSION,
+        origin: Origin | None = None,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -87,11 +90,19 @@ class Harness:
         """Owners for whom a VM was really started."""
         self._vms: dict[str, VM] = {}
         self._owners: dict[str, str] = {}
+        self._started_by: dict[str, str] = {}
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self._publishing = threading.Lock()
         self._loop = LoopThread()
         if capabilities.mode == "real":  # the only place above host/ that asks
-            self._provisioner: Provisioner = RealProvisioner(self.tag, self.root)
+            binary = capabilities.binary
+            self._provisioner: Provisioner = RealProvisioner(
+                self.tag,
+                self.root,
+                origin or Origin(str(Path.cwd())),
+                binary.parting_words if binary else (),
+            )
             self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
         else:
             self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
@@ -141,7 +152,9 @@ class Harness:
 
     def create_disk(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
         """Make a disk; its file is there, with that virtual size, when this returns. Raises DiskExists."""
-        return self._shelf.make(spec, name, owner)
+        disk = self._shelf.make(spec, name, owner)
+        self._publish()
+        return disk
 
     def make_disk(self, name: str | None, owner: str, keywords: Mapping[str, Any]) -> Disk:
         """Make a disk as ``disk_factory`` is asked for it, over what the suite's file says of that name.
@@ -156,7 +169,9 @@ class Harness:
         start = self._library.get(template)
         with start.in_use_by(name or "a disk that is being made"):
             spec, image = start.planned_disk(wanted)
-            return self._shelf.make(spec, name, owner, (start.name, image))
+            disk = self._shelf.make(spec, name, owner, (start.name, image))
+        self._publish()
+        return disk
 
     def template(self, name: str) -> Template:
         """Return a template by name: a built-in one, one of the suite's file, or one that a test made.
@@ -285,8 +300,16 @@ class Harness:
         """Note that a VM has been launched."""
         with self._lock:
             self.used_by.add(self._owners[vm.name])
+            # pytest's own word for what it is doing; it names the phase behind the test.
+            self._started_by[vm.name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         if self.settings.coherence != "off":
             self.observer.note_start(vm)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Let ``qemuvm ps`` know what there is, after anything was added; what has gone it sees by itself."""
+        with self._publishing:
+            self._provisioner.publish(self.as_dict())
 
     def vm_deleted(self, vm: Lifecycle) -> None:
         """Note that a VM is gone; its name is free."""
@@ -295,6 +318,7 @@ class Harness:
             if self._vms.get(vm.name) is vm:
                 del self._vms[vm.name]
                 del self._owners[vm.name]
+                self._started_by.pop(vm.name, None)
 
     def modified_templates(self) -> dict[str, tuple[str, ...]]:
         """Return the changed files of templates by name; what was not touched is not read."""
@@ -305,12 +329,13 @@ class Harness:
         }
 
     def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory: what was made for templates."""
-        return frozenset(path for template in self._library.all() for path in template.own_files)
+        """Return the session's own files in its directory: its record, and what was made for templates."""
+        made = (path for template in self._library.all() for path in template.own_files)
+        return frozenset((*self._provisioner.own_files, *made))
 
     def own_processes(self) -> frozenset[int]:
         """Return the pids of the session's own helpers: its reaper."""
-        return self._provisioner.helpers()
+        return self._provisioner.helpers
 
     def end(self, owner: str, *, is_test: bool) -> EndOfScope:
         """End what was made for an owner, checked before it goes; see ``scope.end_scope``."""
@@ -334,5 +359,29 @@ class Harness:
             raise ExceptionGroup("the session could not be ended in order", errors)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the session as plain data, for listings."""
-        return {"tag": self.tag, "mode": self.mode, "vms": [vm.name for vm in self.vms()]}
+        """Return the session as plain data, for listings: what was made and for whom."""
+        with self._lock:
+            vms = [
+                {
+                    "name": vm.name,
+                    "template": vm.spec.template,
+                    "memory": vm.spec.bytes,
+                    "cpus": vm.spec.cpus,
+                    "owner": self._owners[vm.name],
+                    "test": self._started_by[vm.name],
+                    "disks": [image.path for image in vm.plan.images],
+                }
+                for vm in self._vms.values()
+                if vm.name in self._started_by
+            ]
+        disks = [
+            {
+                "name": disk.name,
+                "path": str(disk.path),
+                "format": disk.record.format,
+                "size": disk.size,
+                "owner": owner,
+            }
+            for disk, owner in self._shelf.with_owners()
+        ]
+        return {"tag": self.tag, "mode": self.mode, "vms": vms, "disks": disks}

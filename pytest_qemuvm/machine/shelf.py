@@ -68,6 +68,11 @@ class DiskShelf:
         with self._lock:
             return [disk for disk, made_for in self._disks.values() if owner in (None, made_for)]
 
+    def with_owners(self) -> list[tuple[Disk, str]]:
+        """Return all disks, each with whom it was made for."""
+        with self._lock:
+            return list(self._disks.values())
+
     def _unused_name(self) -> str:
         while True:
             name = f"disk-{self._numbers}"

@@ -39,6 +39,8 @@ class SessionState:
         """Kinds of undeclared findings, by the test at whose end they were found."""
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
+        self.controller: tuple[int, int] | None = None
+        """In a worker of xdist, (pid, start in ticks) of its controller, if that runs on this host."""
         self.plans: dict[str, list[dict[str, Any]]] = {}
         """Plans of all VMs by the test (or wider scope) they were made for."""
 
@@ -65,8 +67,11 @@ class SessionState:
     def open_harness(self) -> Harness:
         """Return the session's harness, made on first use."""
         if self.harness is None:
-            from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # the first VM pays for it
+            from pytest_qemuvm.host.lease import Origin  # noqa: PLC0415  # the first VM pays for it
+            from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # as above
 
+            worker = getattr(self.config, "workerinput", {}).get("workerid")
+            origin = Origin(str(self.config.rootpath), worker, self.controller)
             self.harness = Harness(
                 self.settings,
                 self.capabilities,
@@ -75,6 +80,7 @@ class SessionState:
                 self.suite,
                 self.extensions,
                 lambda: self.acting[-1] if self.acting else "session",
+                origin,
             )
         return self.harness
 
@@ -143,6 +149,12 @@ def configure(config: pytest.Config) -> SessionState:
         raise pytest.UsageError(str(error)) from error
     state = config.stash[STATE] = SessionState(config, settings, capabilities, cache)
     state._suite = suite  # noqa: SLF001  # its other half, in the same module
+    if handed is not None:
+        from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # only a worker needs it
+
+        # Now, while it surely lives: later its absence means that it has died.
+        pid, ticks = handed["controller"]
+        state.controller = (pid, ticks) if start_ticks(pid) == ticks else None
     return state
 
 
@@ -151,7 +163,13 @@ def worker_data(config: pytest.Config) -> dict[str, Any] | None:
     state = config.stash.get(STATE, None)
     if state is None:
         return None
-    return {"settings": state.settings._asdict(), "capabilities": state.capabilities.as_dict()}
+    from pytest_qemuvm.host.sweep import start_ticks  # noqa: PLC0415  # only the controller of workers needs it
+
+    return {
+        "settings": state.settings._asdict(),
+        "capabilities": state.capabilities.as_dict(),
+        "controller": (os.getpid(), start_ticks(os.getpid())),
+    }
 
 
 def _command_line(config: pytest.Config) -> dict[str, Any]:

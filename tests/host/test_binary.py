@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -192,3 +193,36 @@ class TestIdentify:
     def test_gone(self, cache, tmp_path):
         with pytest.raises(QemuNotFound):
             identify(tmp_path / "gone", cache)
+
+
+class TestParting:
+    """Whether QEMU can be told to end with the thread that started it is tried, not told from its version."""
+
+    def test_one_that_takes_the_option_and_one_that_does_not(self, script):
+        assert binary._can_end_with_parent(script('[ "$1 $2" = "-run-with exit-with-parent=on" ]'))
+        assert not binary._can_end_with_parent(script("exit 1", "old"))
+
+    def test_what_it_is_told_then(self, qemu, cache):
+        able = identify(qemu, cache)._replace(ends_with_parent=True)
+        assert able.parting_words == ("-run-with", "exit-with-parent=on")
+        assert able._replace(ends_with_parent=False).parting_words == ()
+
+    def test_a_script_is_not_asked_because_it_would_be_the_parent(self, script, cache, tmp_path):
+        log = tmp_path / "log"
+        path = script(f'echo "$@" >> {log}; echo "{BANNER.format("10.2.0")}"')
+        assert not identify(path, cache).ends_with_parent
+        assert log.read_text() == "--version\n"
+
+    def test_what_was_learnt_comes_back_from_the_cache(self, qemu, cache):
+        first = identify(qemu, cache)
+        assert identify(qemu, cache) == first
+        tried = subprocess.run(
+            [qemu, "-run-with", "exit-with-parent=on", "-machine", "help"], capture_output=True, check=False
+        )
+        assert bool(first.parting_words) == (tried.returncode == 0)
+
+    def test_an_answer_of_before_this_was_asked_is_none(self, qemu, cache):
+        first = identify(qemu, cache)
+        (stored,) = (cache / "probes").glob("binary-*")
+        stored.write_text(stored.read_text().replace("ends_with_parent", "something_else"))
+        assert identify(qemu, cache) == first

@@ -1,16 +1,18 @@
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.provision import RealProvisioner
 from pytest_qemuvm.plan import ImagePlan
 
 
 @pytest.fixture
 def provisioner():
-    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"))
+    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"), Origin("/"))
     yield made
     made.close()
 
@@ -28,3 +30,25 @@ def test_a_run_directory_that_is_gone_is_a_typed_error_of_the_launch(provisioner
     plan = vm_factory(start=False, template="bare").plan
     with ExitStack() as stack, pytest.raises(QemuVMError):
         provisioner.launch(plan, tmp_path / "gone", stack)
+
+
+def test_what_ends_qemu_with_us_is_said_in_the_main_thread_alone(tmp_path, vm_factory):
+    """The kernel looks at the death of the thread that started it, which for other threads is too soon."""
+    plan = vm_factory(start=False, template="bare").plan
+    harmless = ("-name", "said-on-parting")  # stands for what only a new QEMU understands
+    provisioner = RealProvisioner("qv-test-parting", tmp_path / "root" / "tag", Origin("/"), harmless)
+    argvs = []
+
+    def launch():
+        with ExitStack() as stack:
+            argvs.append(provisioner.launch(plan, tmp_path, stack).process.argv)
+
+    try:
+        launch()
+        thread = threading.Thread(target=launch)
+        thread.start()
+        thread.join()
+    finally:
+        provisioner.close()
+    assert argvs[0][-2:] == harmless
+    assert "said-on-parting" not in argvs[1]

@@ -14,6 +14,10 @@ from pytest_qemuvm.host.paths import cache_dir
 CACHE = cache_dir()  # before pytester gives each test a HOME of its own
 
 
+NEIGHBOUR = "qv-neighbour"
+"""Another session, which lives beside those that the tests run and is none of what they leave."""
+
+
 class Remains:
     """What a run left on the host: its processes and files, told by a temporary directory of its own."""
 
@@ -28,13 +32,25 @@ class Remains:
                 found.append(process)
         return found
 
+    def tagged(self):
+        """Return the sessions' tags that processes started from here carry, each once for each process."""
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                words = environ.read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # gone, or somebody else's
+                continue
+            if f"TMPDIR={self.directory}" in words:
+                found += [word.partition("=")[2] for word in words if word.startswith("QEMUVM_SESSION=")]
+        return found
+
     def files(self):
         """Return files and sessions' directories; the empty directory above these may stay."""
         found = []
         for parent, directories, files in os.walk(self.directory):  # does not mind what vanishes meanwhile
             found += [Path(parent, name) for name in files]
             found += [Path(parent, name) for name in directories if name.startswith("qv-")]
-        return found
+        return [path for path in found if NEIGHBOUR not in str(path)]
 
     def wait_until_gone(self, seconds=10):
         """Return whether everything is gone; what a reaper removes goes a moment after its pytest."""
