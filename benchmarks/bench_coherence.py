@@ -1,8 +1,8 @@
 """What the coherence check adds to a test.
 
 ``python benchmarks/bench_coherence.py [rounds]``. The same test, a machine without a guest that is made,
-started and ended with its scope, takes turns in two sessions of one process: one checks, the other does not. Then one
-check is timed beside one, two and more machines.
+started and ended with its scope, takes turns in two sessions of one process: one checks, the other does not.
+Then one check is timed beside one, two and more machines.
 """
 
 from __future__ import annotations

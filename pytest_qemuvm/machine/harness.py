@@ -19,6 +19,7 @@ from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
 from pytest_qemuvm.machine.books import Books
+from pytest_qemuvm.machine.catalogue import Catalogue
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
@@ -114,7 +115,14 @@ class Harness:
         )
         extensions = extensions or Extensions()
         self._services = Services(
-            self.tag, self.root, self._loop, self._provisioner, self, extensions.kinds, acting
+            self.tag,
+            self.root,
+            self._loop,
+            self._provisioner,
+            self,
+            extensions.kinds,
+            acting,
+            Catalogue(capabilities.binary.path if capabilities.binary else None),
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""

@@ -239,7 +239,7 @@ class HotPlug:
             raise SpecError(
                 f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}",
                 error.details,
-                self._catalogue.hint(self._live.qmp, driver, error.desc, deadline),
+                self._catalogue.hint(driver, error.desc),
             ) from error
 
     def _verify_present(self, device: HotDevice) -> None:
