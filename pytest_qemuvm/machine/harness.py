@@ -24,7 +24,10 @@ from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
+from pytest_qemuvm.machine.wardens import AUDIT_NAME, Run, Wardens
 from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.qmp.audit import AuditLog
+from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import NO_SUITE
@@ -74,7 +77,7 @@ class Harness:
         progress: Callable[[str], None],
         suite: Suite = NO_SUITE,
         extensions: Extensions | None = None,
-        acting: Callable[[], str] = lambda: SESSION,
+        run: Run | None = None,
     ) -> None:
         self.settings = settings
         self.capabilities = capabilities
@@ -101,8 +104,21 @@ class Harness:
             self.root / "templates@", suite.templates, self, self._provisioner.sources
         )
         extensions = extensions or Extensions()
+        run = run or Run()
+        fingerprint = capabilities.binary.fingerprint if capabilities.binary else ""
+        self._audit = AuditLog(self.root / AUDIT_NAME)
+        self._wardens = Wardens(
+            self.root, run, self._audit, SchemaSource(cache, fingerprint), self.disks, settings.strict
+        )
         self._services = Services(
-            self.tag, self.root, self._loop, self._provisioner, self, extensions.kinds, acting
+            self.tag,
+            self.root,
+            self._loop,
+            self._provisioner,
+            self,
+            extensions.kinds,
+            run.acting,
+            self._wardens,
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
@@ -305,8 +321,13 @@ class Harness:
         }
 
     def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory: what was made for templates."""
-        return frozenset(path for template in self._library.all() for path in template.own_files)
+        """Return the session's own files in its directory: the audit, and what was made for templates."""
+        made = (path for template in self._library.all() for path in template.own_files)
+        return frozenset((self._audit.path, *made))
+
+    def audited(self, vm: str | None = None) -> list[dict[str, Any]]:
+        """Return the audit's lines, of one VM or of all: who sent which QMP command, and what came of it."""
+        return self._audit.lines(vm)
 
     def own_processes(self) -> frozenset[int]:
         """Return the pids of the session's own helpers: its reaper."""
@@ -329,6 +350,7 @@ class Harness:
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
         self._loop.close()
+        self._audit.close()
         self._provisioner.close()
         if errors:
             raise ExceptionGroup("the session could not be ended in order", errors)

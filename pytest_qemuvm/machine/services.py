@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.wardens import Wardens
 
 
 class Registry(Protocol):
@@ -42,6 +43,8 @@ class Services:
     """What can be plugged."""
     acting: Callable[[], str]
     """Return the test, module or session on whose behalf something is done now."""
+    wardens: Wardens
+    """Who judges what is sent to the VMs' monitors."""
     catalogue: Catalogue = field(default_factory=Catalogue)
     """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
