@@ -146,6 +146,7 @@ _WHY = {
     "file": "is outside the VM's own directory, its disks and the artefacts",
     "socket": "is a socket outside the session's directory",
     "hardware": "is hardware of the host",
+    "unknown": "leads who knows where",
 }
 
 

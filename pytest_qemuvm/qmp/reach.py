@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-Kind = Literal["program", "file", "socket", "hardware"]
+Kind = Literal["program", "file", "socket", "hardware", "unknown"]
 
 
 class Reach(NamedTuple):
@@ -78,6 +78,8 @@ _URIS: Mapping[str, tuple[str, ...]] = {
     "dump-guest-memory": ("protocol",),
 }
 _NETWORK = re.compile(r"(tcp|vsock|rdma|fd|nbd|nbd\+tcp|https?|ftps?|ssh|iscsi|nfs):")
+_NBD_SOCKET = re.compile(r"nbd:unix:([^:]*)|nbd\+unix://.*?[?&]socket=([^&]*)")
+_PROTOCOL = re.compile(r"[a-z][a-z0-9+._-]*:")
 _FD = re.compile(r"/dev/fdset/\d+")
 
 
@@ -101,10 +103,14 @@ def _legacy(holder: Mapping[str, Any], key: str, where: str) -> Iterator[Reach]:
             yield from _block(options, where)
             yield from _sockets(options, where)
         else:
-            yield Reach("file", where, value)
-    elif re.match(r"nbd(\+unix)?:(//.*socket=|unix:)", value):
-        yield Reach("socket", where, re.sub(r"\A.*?(socket=|unix:)|:exportname=.*\Z|&.*\Z", "", value))
-    elif not _NETWORK.match(value) and value and not _FD.fullmatch(value):
+            yield Reach("unknown", where, value)
+    elif nbd := _NBD_SOCKET.match(value):
+        yield Reach("socket", where, nbd[1] or nbd[2])
+    elif _NETWORK.match(value):
+        return
+    elif _PROTOCOL.match(value) and not value.startswith("file:"):
+        yield Reach("unknown", where, value)
+    elif value and not _FD.fullmatch(value):
         yield Reach("file", where, value.removeprefix("file:"))
 
 
@@ -119,7 +125,7 @@ def _uri(value: object, where: str) -> Iterator[Reach]:
     elif scheme == "file":
         yield Reach("file", where, rest.partition(",offset=")[0])
     else:
-        yield Reach("file", where, value)
+        yield Reach("unknown", where, value)
 
 
 # Commands whose arguments are trees.
@@ -171,7 +177,7 @@ def _block(value: object, where: str) -> Iterator[Reach]:
 def _chardev(arguments: Mapping[str, Any], where: str) -> Iterator[Reach]:
     for path, inner in _inner(arguments.get("backend"), f"{where}.backend"):
         if isinstance(inner, dict):
-            for key in ("out", "in", "device", "logfile"):
+            for key in ("out", "in", "device", "logfile", "path"):
                 yield from _file(inner, key, path)
 
 

@@ -74,7 +74,10 @@ class Schema:
         return remarks
 
     def strings(self, command: str) -> Iterator[tuple[str, ...]]:
-        """Yield the way to each argument of a command that is a str, as names of members."""
+        """Yield the way to each argument of a command that is a str.
+
+        Its parts are names of members, ``[]`` for the elements of a list, ``TAG=CASE`` for a variant.
+        """
         yield from self._strings(self._commands[command]["arg-type"], (), frozenset())
 
     def _strings(self, name: str, way: tuple[str, ...], seen: frozenset[str]) -> Iterator[tuple[str, ...]]:
@@ -86,7 +89,7 @@ class Schema:
         if kind == "builtin" and entry["json-type"] == "string":
             yield way
         elif kind == "array":
-            yield from self._strings(entry["element-type"], way, seen)
+            yield from self._strings(entry["element-type"], (*way, "[]"), seen)
         elif kind == "alternate":
             for member in entry["members"]:
                 yield from self._strings(member["type"], way, seen)
@@ -94,7 +97,8 @@ class Schema:
             for member in entry["members"]:
                 yield from self._strings(member["type"], (*way, member["name"]), seen)
             for variant in entry.get("variants", ()):
-                yield from self._strings(variant["type"], (*way, f"={variant['case']}"), seen)
+                case = f"{entry['tag']}={variant['case']}"
+                yield from self._strings(variant["type"], (*way, case), seen)
 
     # The check of one value, by the kind of its type
 
