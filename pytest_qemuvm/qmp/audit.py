@@ -7,7 +7,6 @@ sequence.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import json
@@ -19,7 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 logger = logging.getLogger("pytest_qemuvm.qmp")
@@ -33,6 +32,7 @@ KEYS = (
 )
 """What a line has, in this order."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _TAIL = 1 << 16
 """Bytes from the file's end in which its last line begins; a line is 300 bytes long."""
 
@@ -85,7 +85,7 @@ class AuditLog:
                 return
             try:
                 self._append(line)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, TypeError, KeyError) as error:
                 if not self._failed:
                     self._failed = True
                     logger.warning("the audit %s cannot be written: %s", self.path, error)
@@ -106,16 +106,19 @@ class AuditLog:
         if self._file is None:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._file = os.open(self.path, flags, 0o600)
-        with _locked(self._file):
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
             end = os.fstat(self._file).st_size
             if end != self._end:
                 # Somebody else has written since: another process that talks to these machines.
                 self._seq = _last_seq(self._file, end)
             line["seq"] = self._seq + 1
-            data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+            data = _ENCODER.encode(line).encode() + b"\n"
             os.write(self._file, data)
             self._seq += 1
             self._end = end + len(data)
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -134,15 +137,6 @@ def readable(lines: Iterable[dict[str, Any]]) -> str:
         f"{line['command']}({', '.join(line['arguments'])})"
         for line in lines
     )
-
-
-@contextlib.contextmanager
-def _locked(file: int) -> Iterator[None]:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _last_seq(file: int, end: int) -> int:

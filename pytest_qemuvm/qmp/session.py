@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.qmp.audit import Outcome
     from pytest_qemuvm.qmp.link import Link
+    from pytest_qemuvm.qmp.policy import CommandClass
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
@@ -69,6 +70,7 @@ class Call:
 
     command: str
     arguments: Mapping[str, Any]
+    class_: CommandClass
     id: str
     data: bytes
     """What goes over the wire."""
@@ -213,7 +215,7 @@ class Session:
             self.warden.log(command, entry, given, own=own)
         call_id = f"qemuvm-{next(self._ids)}"
         data = f'{{"execute":"{command}","arguments":{encoded},"id":"{call_id}"}}'.encode()
-        call = Call(command, given, call_id, data, started=begun, aside=aside)
+        call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
         if not aside:
             shown = _shown(command, given)
             self.transcript.sent(
@@ -230,13 +232,13 @@ class Session:
         outcome: Outcome = "blocked" if isinstance(error, CommandBlocked) else "invalid"
         brief = error.brief if isinstance(error, QmpError) else str(error)
         self.transcript.refused(command, brief)
-        self.warden.note(command, arguments, seconds, outcome)
+        self.warden.note(command, arguments, classify(command).class_, seconds, outcome)
 
     def note(self, call: Call, outcome: Outcome) -> None:
         """Have a call's outcome written into the audit; only the first that is said of it counts."""
         if not call.noted:
             call.noted = True
-            self.warden.note(call.command, call.arguments, call.seconds, outcome)
+            self.warden.note(call.command, call.arguments, call.class_, call.seconds, outcome)
 
     def must_learn(
         self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool, own: bool

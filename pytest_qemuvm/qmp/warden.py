@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import InvalidArguments, QemuVMWarning
-from pytest_qemuvm.qmp.policy import Places, classify, judge
+from pytest_qemuvm.qmp.policy import Places, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_qemuvm.qmp.audit import AuditLog, Outcome
-    from pytest_qemuvm.qmp.policy import Entry
+    from pytest_qemuvm.qmp.policy import CommandClass, Entry
     from pytest_qemuvm.qmp.schemas import SchemaSource
 
 logger = logging.getLogger("pytest_qemuvm.qmp")
@@ -91,7 +91,9 @@ class Warden:
             named = ", ".join(str(key) for key in arguments)
             logger.log(level, "%s%s(%s) on VM %s: %s", what, command, named, self.vm, entry.reason)
 
-    def note(self, command: str, arguments: object, seconds: float, outcome: Outcome) -> None:
+    def note(
+        self, command: str, arguments: object, class_: CommandClass, seconds: float, outcome: Outcome
+    ) -> None:
         """Have a command and what came of it written into the audit, if there is one."""
         if outcome == "blocked":
             logger.warning("blocked: %s on VM %s", command, self.vm)
@@ -100,7 +102,7 @@ class Warden:
                 vm=self.vm,
                 command=command,
                 arguments=[str(key) for key in arguments] if isinstance(arguments, dict) else (),
-                class_=classify(command).class_,
+                class_=class_,
                 transport=self.transport,
                 nodeid=self.nodeid(),
                 duration=seconds,
