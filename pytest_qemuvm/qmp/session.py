@@ -14,11 +14,11 @@ from pytest_qemuvm.errors import (
     CommandError,
     CommandRejected,
     ConnectError,
-    InvalidArguments,
     QmpError,
     QmpTimeout,
 )
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.names import checked_command
 from pytest_qemuvm.qmp.policy import classify
@@ -87,43 +87,6 @@ class Call:
     def seconds(self) -> float:
         """How long ago it was asked for."""
         return time.perf_counter() - self.started
-
-
-_SECRETS: Mapping[str, tuple[str, ...]] = {
-    "set_password": ("password",),
-    "change-vnc-password": ("password",),
-    "object-add": ("data", "password"),
-    "sev-inject-launch-secret": ("packet-header", "secret"),
-    "ringbuf-write": ("data",),
-}
-"""Arguments whose values are shown nowhere."""
-
-
-def _shown(command: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the arguments as they may be shown."""
-    secrets = _SECRETS.get(command, ())
-    if not any(key in arguments for key in secrets):
-        return arguments
-    return {key: "(not shown)" if key in secrets else value for key, value in arguments.items()}
-
-
-def _encoded(command: str, arguments: object) -> str:
-    """Return the arguments as JSON. Raises InvalidArguments for what is none."""
-    if not isinstance(arguments, dict):
-        kind = type(arguments).__name__
-        raise InvalidArguments(f"the arguments of {command!r} are a dict, not a {kind}", path="arguments")
-    for key in arguments:
-        if not isinstance(key, str):
-            raise InvalidArguments(f"{key!r} is not the name of an argument", path="arguments")
-    try:
-        # Unescaped, so that what is not Unicode fails here instead of in QEMU's parser.
-        text = json.dumps(arguments, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArguments(
-            f"{command!r} cannot be sent: its arguments are no JSON", str(error), path="arguments"
-        ) from error
-    return text
 
 
 class Session:
@@ -202,7 +165,7 @@ class Session:
         given: Any = {} if arguments is None else arguments
         try:
             checked_command(command)
-            encoded = _encoded(command, given)
+            encoded = encoded_arguments(command, given)
             if not (own or allow_dangerous):
                 self.warden.admit(command, given)
             if not own:
@@ -217,7 +180,7 @@ class Session:
         data = f'{{"execute":"{command}","arguments":{encoded},"id":"{call_id}"}}'.encode()
         call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
         if not aside:
-            shown = _shown(command, given)
+            shown = shown_arguments(command, given)
             self.transcript.sent(
                 call_id, command, encoded if shown is given else json.dumps(shown, ensure_ascii=False)
             )
@@ -252,7 +215,7 @@ class Session:
             return False
         given: Any = {} if arguments is None else arguments
         try:
-            _encoded(checked_command(command), given)
+            encoded_arguments(checked_command(command), given)
             if not allow_dangerous:
                 self.warden.admit(command, given)
         except CommandRejected:
@@ -282,7 +245,7 @@ class Session:
         class_, desc = (error.get("class"), error.get("desc")) if isinstance(error, dict) else (None, None)
         if not (isinstance(class_, str) and isinstance(desc, str)):
             raise QmpError(f"the reply to {call.command} is not a QMP reply", shorten(repr(reply)))
-        shown = dict(_shown(call.command, call.arguments))
+        shown = dict(shown_arguments(call.command, call.arguments))
         raise CommandError(
             f"QEMU refused {call.command}: {desc}",
             f"error class: {class_}\narguments: {shorten(repr(shown))}",
