@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "pytest_qemuvm"
-MUST_HAVE = ("py.typed", "guest/rootfs/")
+MUST_HAVE = ("py.typed", "guest/rootfs/", "qmp/classes.json")
 """Not Python, so that a packager may leave them out unnoticed: files, and directories that hold some."""
 
 PROGRAM = f"""

@@ -34,6 +34,10 @@
      +-- QmpError
      |    +-- ConnectError, QmpDisconnected, CommandError
      |    +-- QmpTimeout (also WaitTimeout)
+     |    +-- CommandRejected               never sent to QEMU
+     |         +-- InvalidCommandName (also SpecError), UnknownCommand
+     |         +-- InvalidArguments (also SpecError)
+     |         +-- CommandBlocked           it reaches outside the VM, or runs programs of the host
      +-- CoherenceError                   a test left something behind, or records and facts disagree
      +-- NotSupportedInDryRun             only a real machine could answer this
 
@@ -454,6 +458,41 @@ class CommandError(QmpError):
         self.desc = desc
 
 
+class CommandRejected(QmpError):
+    """A command that was refused before a byte of it was sent."""
+
+
+class InvalidCommandName(CommandRejected, SpecError):
+    """This can be the name of no QMP command."""
+
+
+class UnknownCommand(CommandRejected):
+    """The running QEMU has no such command; ``suggestions`` are the nearest names that it has."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        suggestions: Sequence[str] = (),
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.suggestions = tuple(suggestions)
+
+
+class InvalidArguments(CommandRejected, SpecError):
+    """The running QEMU takes no such arguments; ``path`` says where, as in ``arguments.file.driver``."""
+
+    def __init__(self, brief: str, details: str | None = None, hint: str | None = None, *, path: str) -> None:
+        super().__init__(brief, details, hint)
+        self.path = path
+
+
+class CommandBlocked(CommandRejected):
+    """The command may be sent by those only who say that they mean it."""
+
+
 class CoherenceError(QemuVMError):
     """A test left something behind, or something is not what was recorded; ``findings`` are what.
 
@@ -488,12 +527,17 @@ class NotSupportedInDryRun(QemuVMError):
     """Only a real machine could answer this, so dry-run does not pretend to."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known words closest to a misspelt one."""
+def closest(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known words closest to a misspelt one, the closest first; at most three."""
     import difflib  # noqa: PLC0415  # 2 ms that only a misspelling should cost
 
+    return difflib.get_close_matches(word, sorted(known), n=3, cutoff=0.5)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known words closest to a misspelt one."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    close = closest(word, names)
     if close:
         return f"did you mean {' or '.join(repr(name) for name in close)}?"
     return f"known: {', '.join(names)}"

@@ -26,6 +26,7 @@ class Books:
         shelf: DiskShelf,
         library: TemplateLibrary,
         provisioner: Provisioner,
+        audit: Path,
     ) -> None:
         self.tag = tag
         self.root = root
@@ -33,6 +34,7 @@ class Books:
         self._shelf = shelf
         self._library = library
         self._provisioner = provisioner
+        self._audit = audit
 
     @property
     def disk_dir(self) -> Path:
@@ -52,9 +54,9 @@ class Books:
         }
 
     def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory: its record, and what was made for templates."""
+        """Return the session's own files in its directory: record, audit, what templates have."""
         made = (path for template in self._library.all() for path in template.own_files)
-        return frozenset((*self._provisioner.own_files, *made))
+        return frozenset((self._audit, *self._provisioner.own_files, *made))
 
     def own_processes(self) -> frozenset[int]:
         """Return the pids of the session's own helpers: its reaper."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_qemuvm.errors import CommandError, SpecError, nearest
+from pytest_qemuvm.errors import CommandError, InvalidArguments, QmpError, SpecError, nearest
+from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.device_help import drivers_of
 from pytest_qemuvm.spec.properties import PLACE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_qemuvm.devices.steps import AddDevice
-    from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.host.device_help import Driver
     from pytest_qemuvm.qmp import Qmp
 
 _WRONG_BUS = re.compile(r"can't go on|does not support hotplugging|No '.*' bus found")
+_ASK_SECONDS = 10.0
+"""How long QEMU may take to say what properties a device has."""
 _NEVER_PLUGGED = ("ISA", "System")
 """Buses that take nothing while the machine runs."""
 
@@ -33,9 +37,7 @@ class Catalogue:
 
         A value is judged where QEMU's type of it says all: bool, int and str. The rest is QEMU's to judge.
         """
-        if device.driver not in self._properties:
-            self._properties[device.driver] = self._ask(qmp, device.driver, deadline)
-        known = self._properties[device.driver]
+        known = self._known(qmp, device.driver, deadline)
         if known is None:
             return
         for key, value in device.properties.items():
@@ -49,6 +51,33 @@ class Catalogue:
                     f"the property {key!r} of {device.driver!r} is {wanted}, which {value!r} is not"
                 )
 
+    def check_arguments(self, qmp: Qmp, arguments: Mapping[str, Any]) -> None:
+        """Raise InvalidArguments for arguments of ``device_add`` that the device does not have.
+
+        A str is not judged, whatever its property is: some versions of QEMU read a number from it. What
+        cannot be asked about is QEMU's to judge as well.
+        """
+        driver = arguments["driver"]
+        try:
+            known = self._known(qmp, driver, Deadline.after(_ASK_SECONDS))
+        except SpecError as error:
+            raise InvalidArguments(error.brief, hint=error.hint, path="arguments.driver") from error
+        except QmpError:
+            return
+        if known is None:
+            return
+        for key, value in arguments.items():
+            if key in PLACE:
+                continue
+            path = f"arguments.{key}"
+            if key not in known:
+                raise InvalidArguments(
+                    f"{driver!r} has no property {key!r}", hint=nearest(key, known), path=path
+                )
+            wanted = None if isinstance(value, str) else _expected(known[key], value)
+            if wanted is not None:
+                raise InvalidArguments(f"the property {key!r} of {driver!r} is {wanted}", path=path)
+
     def hint(self, driver: str, refusal: str) -> str | None:
         """Return where a device belongs that QEMU refused to have where it was put."""
         if not _WRONG_BUS.search(refusal):
@@ -59,6 +88,11 @@ class Catalogue:
         if found.bus in _NEVER_PLUGGED:
             return f"{driver} sits on the {found.bus} bus: give it to the machine at its launch, by devices="
         return found.belongs()
+
+    def _known(self, qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str] | None:
+        if driver not in self._properties:
+            self._properties[driver] = self._ask(qmp, driver, deadline)
+        return self._properties[driver]
 
     def _ask(self, qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str] | None:
         """Return a device's properties with their types, or None for one that has no list of them."""

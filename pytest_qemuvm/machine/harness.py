@@ -28,7 +28,10 @@ from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
+from pytest_qemuvm.machine.wardens import AUDIT_NAME, Run, Wardens
 from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.qmp.audit import AuditLog
+from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import NO_SUITE
@@ -78,7 +81,7 @@ class Harness:
         progress: Callable[[str], None],
         suite: Suite = NO_SUITE,
         extensions: Extensions | None = None,
-        acting: Callable[[], str] = lambda: SESSION,
+        run: Run | None = None,
         origin: Origin | None = None,
     ) -> None:
         self.settings = settings
@@ -114,6 +117,12 @@ class Harness:
             self.root / "templates@", suite.templates, self, self._provisioner.sources
         )
         extensions = extensions or Extensions()
+        run = run or Run()
+        fingerprint = capabilities.binary.fingerprint if capabilities.binary else ""
+        self._audit = AuditLog(self.root / AUDIT_NAME)
+        self._wardens = Wardens(
+            self.root, run, self._audit, SchemaSource(cache, fingerprint), self.disks, settings.strict
+        )
         self._services = Services(
             self.tag,
             self.root,
@@ -121,12 +130,21 @@ class Harness:
             self._provisioner,
             self,
             extensions.kinds,
-            acting,
+            run.acting,
+            self._wardens,
             Catalogue(capabilities.binary.path if capabilities.binary else None),
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
-        self._books = Books(self.tag, self.root, self.vms, self._shelf, self._library, self._provisioner)
+        self._books = Books(
+            self.tag,
+            self.root,
+            self.vms,
+            self._shelf,
+            self._library,
+            self._provisioner,
+            self._audit.path,
+        )
         self.observer = Observer(self._books, extensions.rules, extensions.collectors)
         """Checks the session's books."""
 
@@ -330,6 +348,10 @@ class Harness:
                 del self._owners[vm.name]
                 self._started_by.pop(vm.name, None)
 
+    def audited(self, vm: str | None = None) -> list[dict[str, Any]]:
+        """Return the audit's lines, of one VM or of all: who sent which QMP command, and what came of it."""
+        return self._audit.lines(vm)
+
     def end(self, owner: str, *, is_test: bool) -> EndOfScope:
         """End what was made for an owner, checked before it goes; see ``scope.end_scope``."""
         return end_scope(self, owner, is_test=is_test)
@@ -347,6 +369,7 @@ class Harness:
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
         self._loop.close()
+        self._audit.close()
         self._provisioner.close()
         if errors:
             raise ExceptionGroup("the session could not be ended in order", errors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
@@ -137,6 +138,11 @@ class Lifecycle:
         exit status and log.
         """
         # Not only while it lives: else a test would see one error or the other, by who is faster.
+        return self._live.tests_qmp if self._live is not None else self._running().tests_qmp
+
+    @property
+    def monitor(self) -> Qmp:
+        """The harness's own face of the monitor; for the harness. Raises as ``qmp`` does."""
         return self._live.qmp if self._live is not None else self._running().qmp
 
     @property
@@ -213,7 +219,9 @@ class Lifecycle:
                 self._prepared = stack.pop_all()
             self._is_prepared = True
         self.stopped_by = None
-        live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir)
+        warden = services.wardens.of(self.name)
+        live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir, warden)
+        warden.check_device = partial(services.catalogue.check_arguments, live.qmp)
         live.on_close(self._uses.end_plugged)
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         self._live = self._last = live

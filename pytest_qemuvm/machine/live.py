@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.hotplug import HotPlug
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.qmp.events import Event
+    from pytest_qemuvm.qmp.warden import Warden
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,9 @@ class Live:
         """True once the test was told that the guest panicked."""
         self._stack = stack
         self.qmp: Qmp
+        """The harness's own face of the monitor."""
+        self.tests_qmp: Qmp
+        """The face that tests are given: what they send is judged."""
         self.console: Console
         self.channel: AgentChannel | None = None
         self.played_guest: PlayedGuest | None = None
@@ -76,8 +80,15 @@ class Live:
         self.hotplug: HotPlug
 
     @classmethod
-    def launch(cls, plan: MachinePlan, provisioner: Provisioner, loop: LoopThread, run_dir: Path) -> Live:
-        """Start QEMU and shake hands with it.
+    def launch(
+        cls,
+        plan: MachinePlan,
+        provisioner: Provisioner,
+        loop: LoopThread,
+        run_dir: Path,
+        warden: Warden,
+    ) -> Live:
+        """Start QEMU and shake hands with it; the ``warden`` judges what tests will send to it.
 
         Raises LaunchError, with the command line, the exit status and the log, when it ends or says nothing.
         """
@@ -90,7 +101,8 @@ class Live:
             stack.callback(watch.cancel)
             live.console = Console(loop, provisioned.sockets["console"], live.interrupt)
             stack.callback(live.console.close)
-            live.qmp = Qmp(loop, provisioned.sockets["qmp"], death=process)
+            live.tests_qmp = Qmp(loop, provisioned.sockets["qmp"], death=process, warden=warden)
+            live.qmp = live.tests_qmp.for_harness()
             stack.callback(live.qmp.close)
             wait = live.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=0)
             wait.add_done_callback(live._on_guest_gone)

@@ -57,7 +57,7 @@ class Outside(Lifecycle):
                 hint=f"ask for it: nics=[NicSpec(forward=({guest_port},))]",
             )
         # Only the human monitor tells which port QEMU was given for the 0 that it was asked for.
-        text = self.qmp.execute(
+        text = self.monitor.execute(
             "human-monitor-command", {"command-line": "info usernet"}, allow_dangerous=True
         )
         # Of several NICs that forward it, the first.
@@ -96,7 +96,7 @@ class Outside(Lifecycle):
             raise VMStateError(f"VM {self.name!r} has no balloon", hint="ask for one: balloon=True")
         if wanted > self.spec.bytes:
             raise SpecError(f"balloon: {size!r} is more than the VM's memory")
-        qmp, deadline = self.qmp, Deadline.after(timeout)
+        qmp, deadline = self.monitor, Deadline.after(timeout)
         since = qmp.events.last
         qmp.execute("balloon", {"value": wanted}, timeout=deadline)
         if qmp.execute("query-balloon")["actual"] == wanted:
@@ -128,7 +128,7 @@ class Outside(Lifecycle):
         target = Path(given).absolute()
         if not target.parent.is_dir():
             raise SpecError(f"no directory {target.parent} for the screenshot")
-        self.qmp.execute("screendump", {"filename": str(target), "format": "png"})
+        self.monitor.execute("screendump", {"filename": str(target), "format": "png"})
         return target
 
     def send_keys(self, *chords: str) -> None:
@@ -158,6 +158,6 @@ class Outside(Lifecycle):
         pressed = [{"type": "qcode", "data": key} for key in keys]
         arguments = {"keys": pressed, "hold-time": HOLD_MILLISECONDS}
         try:
-            self.qmp.execute("send-key", arguments)
+            self.monitor.execute("send-key", arguments)
         except CommandError as error:
             raise SpecError(f"{'-'.join(keys)!r} is not a chord that QEMU knows", error.desc) from error

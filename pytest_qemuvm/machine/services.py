@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.wardens import Wardens
 
 
 class Registry(Protocol):
@@ -41,6 +42,8 @@ class Services:
     """What can be plugged."""
     acting: Callable[[], str]
     """Return the test, module or session on whose behalf something is done now."""
+    wardens: Wardens
+    """Who judges what is sent to the VMs' monitors."""
     catalogue: Catalogue
     """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)

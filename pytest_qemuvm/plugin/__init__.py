@@ -59,6 +59,9 @@ EXPECT_MARKER = (
     "qemuvm_expect(kind, ...): what the coherence check is to find at the test's end; "
     "a kind that it does not find fails the test"
 )
+ALLOW_MARKER = (
+    "qemuvm_allow(command, ...): QMP commands that the test may send although they are blocked by default"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Decide settings and mode, once; a demand that cannot be met stops the session here."""
     config.addinivalue_line("markers", MARKER)
     config.addinivalue_line("markers", EXPECT_MARKER)
+    config.addinivalue_line("markers", ALLOW_MARKER)
     if config.option.help or getattr(config.option, "version", 0):
         return
     config.pluginmanager.register(SessionHooks(configure(config)), "qemuvm-session")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plugin.state import SessionState
 
 
+ALLOW = "qemuvm_allow"
 WIDER = frozenset({"module_vm_factory", "session_vm_factory"})
 
 
@@ -51,6 +52,10 @@ class SessionHooks:
             from pytest_qemuvm.plugin.scope import check_expectations  # noqa: PLC0415
 
             check_expectations(item, self._state)
+        if item.get_closest_marker(ALLOW) is not None:
+            from pytest_qemuvm.plugin.needs import check_permissions  # noqa: PLC0415
+
+            self._state.permits = item.nodeid, check_permissions(item)
         self._state.acting[:] = [item.nodeid]
         try:
             return (yield)

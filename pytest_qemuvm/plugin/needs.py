@@ -49,6 +49,23 @@ def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
             skip(f"needs {need}: {reason}", state)
 
 
+def check_permissions(item: pytest.Item) -> frozenset[str]:
+    """Return the QMP commands that a test's marks permit; fail the test for what is none."""
+    # Only a test that is marked so pays for it.
+    from pytest_qemuvm.qmp.policy import checked_permission  # noqa: PLC0415
+
+    commands: set[str] = set()
+    for mark in item.iter_markers("qemuvm_allow"):
+        if mark.kwargs or not mark.args:
+            text = "@pytest.mark.qemuvm_allow takes names of QMP commands"
+            raise pytest.fail.Exception(f'{text}: write qemuvm_allow("inject-nmi")', pytrace=False)
+        try:
+            commands.update(checked_permission(command) for command in mark.args)
+        except SpecError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+    return frozenset(commands)
+
+
 def skip(reason: str, state: SessionState) -> None:
     """Skip the test for a missing capability; under --qemu-strict that is a failure."""
     if state.settings.strict:

@@ -6,10 +6,11 @@ import json
 import re
 import shlex
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
 
     from pytest_qemuvm.machine.vm import VM
@@ -44,13 +45,13 @@ def complete(
         directory = artifacts_of(item.nodeid, state)
         shutil.rmtree(directory, ignore_errors=True)
         for vm in vms:
-            _keep(vm, directory / vm.name, report)
+            _keep(vm, directory / vm.name, report, harness.audited(vm.name))
 
 
-def _keep(vm: VM, target: Path, report: pytest.TestReport) -> None:
+def _keep(vm: VM, target: Path, report: pytest.TestReport, audit: list[dict[str, Any]]) -> None:
     """Keep a VM's files and say where, or why not: an exception here would end the whole run."""
     try:
-        if keep_files(vm, target) and report.failed:
+        if keep_files(vm, target, audit) and report.failed:
             report.sections.append((f"VM {vm.name}: kept", str(target)))
     except OSError as error:
         report.sections.append((f"VM {vm.name}: could not be kept", str(error)))
@@ -88,12 +89,11 @@ def sections(vm: VM) -> list[tuple[str, str]]:
 
 def artifacts_of(nodeid: str, state: SessionState) -> Path:
     """Return the directory for what is kept of a test: ``<artifacts>/<test>``."""
-    root = Path(state.settings.artifacts)
-    return (root if root.is_absolute() else state.config.rootpath / root) / file_name(nodeid)
+    return state.artifacts / file_name(nodeid)
 
 
-def keep_files(vm: VM, target: Path) -> bool:
-    """Copy what explains a VM to a directory; return whether there was anything.
+def keep_files(vm: VM, target: Path, audit: list[dict[str, Any]]) -> bool:
+    """Copy what explains a VM to a directory, its part of the audit too; return whether there was anything.
 
     Disks are not copied: they can be large, and the directory is meant to be uploaded by CI.
     """
@@ -102,6 +102,10 @@ def keep_files(vm: VM, target: Path) -> bool:
     target.mkdir(parents=True)
     _write_command(target, vm)
     if vm.record.starts:
+        from pytest_qemuvm.qmp.audit import readable  # noqa: PLC0415  # only what is kept needs it
+
+        (target / "audit.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in audit))
+        (target / "audit.txt").write_text(readable(audit) + "\n")
         (target / "qmp.txt").write_text("\n".join(vm.transcript()) + "\n")
         (target / "console.txt").write_text(vm.console.text)
     (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")

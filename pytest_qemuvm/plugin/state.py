@@ -33,6 +33,8 @@ class SessionState:
         self.harness: Harness | None = None
         self.acting: list[str] = []
         """For whom pytest does something now, the innermost last: a test, a module, the session."""
+        self.permits: tuple[str, frozenset[str]] = ("", frozenset())
+        """The test that runs now, and the QMP commands that its marks permit."""
         self.checked = 0
         """Tests that ended with a coherence check."""
         self.findings: dict[str, list[str]] = {}
@@ -69,6 +71,7 @@ class SessionState:
         if self.harness is None:
             from pytest_qemuvm.host.lease import Origin  # noqa: PLC0415  # the first VM pays for it
             from pytest_qemuvm.machine.harness import Harness  # noqa: PLC0415  # as above
+            from pytest_qemuvm.machine.wardens import Run  # noqa: PLC0415
 
             worker = getattr(self.config, "workerinput", {}).get("workerid")
             origin = Origin(str(self.config.rootpath), worker, self.controller)
@@ -79,10 +82,24 @@ class SessionState:
                 self._progress,
                 self.suite,
                 self.extensions,
-                lambda: self.acting[-1] if self.acting else "session",
+                Run(self.acts_for, self.permitted, self.artifacts),
                 origin,
             )
         return self.harness
+
+    def acts_for(self) -> str:
+        """Return the test, module or session that pytest does something for now."""
+        return self.acting[-1] if self.acting else "session"
+
+    def permitted(self) -> frozenset[str]:
+        """Return the QMP commands that may be sent now; a fixture of wider scope has no marks of its own."""
+        test, commands = self.permits
+        return commands if test == self.acts_for() else frozenset()
+
+    @property
+    def artifacts(self) -> Path:
+        """Where kept files go; a relative path starts from the rootdir."""
+        return self.config.rootpath / self.settings.artifacts
 
     @cached_property
     def extensions(self) -> Extensions:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.qmp.client import ExpectedEvent
 
 if TYPE_CHECKING:
@@ -13,14 +14,15 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.events import Event, EventLog, EventWait, Match, Names
-    from pytest_qemuvm.qmp.session import Session, Timeout
+    from pytest_qemuvm.qmp.session import Call, Session, Timeout
 
 
 class AsyncQmp:
     """The same connection, log and errors as the synchronous face; cancelling a wait leaves it usable."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, own: bool = False) -> None:
         self._session = session
+        self._own = own
 
     @property
     def events(self) -> EventLog:
@@ -36,17 +38,26 @@ class AsyncQmp:
         allow_dangerous: bool = False,
     ) -> Any:
         """Run a QMP command and return its return value; see ``Qmp.execute``."""
-        deadline = self._session.deadline(timeout)
-        call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        session, deadline = self._session, self._session.deadline(timeout)
+        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            with suppress(QmpError):  # where QEMU does not answer, that is the command's own to say
+                call = session.ask_for_schema()
+                session.learn(call, await self._reply(call, deadline))
+        call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
+        return session.value(call, await self._reply(call, deadline))
+
+    async def _reply(self, call: Call, deadline: Deadline) -> Mapping[str, Any]:
         try:
             async with asyncio.timeout(deadline.remaining):
-                reply = await asyncio.wrap_future(call.future)
+                return await asyncio.wrap_future(call.future)
         except TimeoutError:
             raise self._session.overdue(call, deadline) from None
         except asyncio.CancelledError:
             self._session.abandon(call)
             raise
-        return self._session.value(call, reply)
+        except QmpError:
+            self._session.note(call, "disconnected")
+            raise
 
     async def wait_event(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,10 +10,12 @@ from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
+from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.aio import AsyncQmp
@@ -45,7 +48,7 @@ class Qmp:
 
     ``sock`` is connected to the monitor and belongs to this object from now on; ``death`` tells how QEMU
     ended, None where the peer is no child of ours; ``timeout`` is the default of every wait, in seconds;
-    ``capacity`` bounds the event log.
+    ``capacity`` bounds the event log; ``warden`` judges commands and has them noted.
     """
 
     def __init__(
@@ -56,9 +59,24 @@ class Qmp:
         death: Death | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         capacity: int = CAPACITY,
+        warden: Warden | None = None,
     ) -> None:
-        self._session = Session(loop, sock, death=death, timeout=timeout, capacity=capacity)
+        self._session = Session(
+            loop, sock, death=death, timeout=timeout, capacity=capacity, warden=warden or Warden()
+        )
         self._aio: AsyncQmp | None = None
+        self._own = False
+        """Whether this is the harness's own face of the connection."""
+
+    def for_harness(self) -> Qmp:
+        """Return another face of the same connection: what is sent by it is the harness's own doing.
+
+        It is not judged, because the harness answers for it, and logged for debugging only. Transcript and
+        audit have it all the same.
+        """
+        face = copy.copy(self)
+        face._aio, face._own = None, True  # noqa: SLF001  # a copy of itself
+        return face
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +117,14 @@ class Qmp:
         if self._aio is None:
             from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
 
-            self._aio = AsyncQmp(self._session)
+            self._aio = AsyncQmp(self._session, own=self._own)
         return self._aio
+
+    @property
+    def audit_path(self) -> Path | None:
+        """The audit of the session: a line of JSON for each command; None where nobody keeps one."""
+        audit = self._session.warden.audit
+        return audit.path if audit is not None else None
 
     def transcript(self) -> list[str]:
         """Return the last commands, replies and events, a line each, oldest first."""
@@ -119,11 +143,31 @@ class Qmp:
         Raises CommandError when QEMU refuses, QmpTimeout when there is no reply in time (the outcome is then
         unknown), QmpDisconnected when QEMU or the connection ends. Events that QEMU sent before its reply are
         in ``events`` when this returns.
+
+        Before anything is sent it raises CommandRejected: InvalidCommandName, UnknownCommand,
+        InvalidArguments, and CommandBlocked for what runs programs of the host or reaches outside the VM;
+        ``allow_dangerous`` lifts that last one.
         """
-        self._session.loop.refuse_own_thread()
-        deadline = self._session.deadline(timeout)
-        call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        session = self._session
+        session.loop.refuse_own_thread()
+        deadline = session.deadline(timeout)
+        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            self._learn(deadline)
+        call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
         return self._answer(call, deadline)
+
+    def _learn(self, deadline: Deadline) -> None:
+        """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
+        session = self._session
+        assert session.warden.schemas is not None
+        with session.warden.schemas.asking:
+            if session.warden.schemas.settled:
+                return
+            try:
+                call = session.ask_for_schema()
+                session.learn(call, self._reply(call, deadline))
+            except QmpError:
+                return
 
     def inspect(
         self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None
@@ -135,7 +179,7 @@ class Qmp:
         self._session.loop.refuse_own_thread()
         deadline = self._session.deadline(timeout)
         calls = [
-            self._session.perform(command, arguments, allow_dangerous=True, aside=True)
+            self._session.perform(command, arguments, own=True, aside=True)
             for command, arguments in questions
         ]
         # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
@@ -143,24 +187,26 @@ class Qmp:
         return answers[::-1]
 
     def _answer(self, call: Call, deadline: Deadline) -> Any:
+        return self._session.value(call, self._reply(call, deadline))
+
+    def _reply(self, call: Call, deadline: Deadline) -> Mapping[str, Any]:
         try:
-            reply = call.future.result(deadline.remaining)
+            return call.future.result(deadline.remaining)
         except TimeoutError:
             raise self._session.overdue(call, deadline) from None
         except QmpError:
+            self._session.note(call, "disconnected")
             raise
         except BaseException:
             self._session.abandon(call)
             raise
-        return self._session.value(call, reply)
 
     def post(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Send a command and wait for nothing; its outcome shows in the transcript only.
+        """Send a command and wait for nothing; its outcome shows in transcript and audit only.
 
         For callbacks on the loop's own thread, which must not wait.
         """
-        call = self._session.perform(command, arguments, allow_dangerous=False)
-        self._session.abandon(call)
+        self._session.leave(self._session.perform(command, arguments, own=self._own))
 
     def wait_event(
         self, name: Names, match: Match | None = None, since: int | None = None, timeout: Timeout = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def _contains(data: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 class EventWait(Future[Event]):
     """A future that the first fitting event resolves; from ``EventLog.wait``, until ``EventLog.forget``."""
 
-    def __init__(self, names: Names, match: Match | None) -> None:
+    def __init__(self, names: Names | None, match: Match | None) -> None:
         super().__init__()
         # A running future cannot be cancelled, so that whoever resolves it need not fear a race.
         self.set_running_or_notify_cancel()
@@ -122,9 +123,39 @@ class EventLog:
 
     def since(self, seq: int, name: Names | None = None, match: Match | None = None) -> tuple[Event, ...]:
         """Return the kept events newer than number ``seq`` that fit, oldest first."""
-        return tuple(event for event in self.snapshot() if event.seq > seq and fits(event, name, match))
+        with self._lock:
+            # Numbers have no gaps, so the newer ones are so many from the end.
+            newer = max(0, min(self._last - seq, len(self._events)))
+            fresh = [*islice(reversed(self._events), newer)]
+        return tuple(event for event in reversed(fresh) if fits(event, name, match))
 
-    def wait(self, names: Names, match: Match | None, since: int | None) -> EventWait:
+    async def follow(
+        self, since: int = 0, name: Names | None = None, match: Match | None = None
+    ) -> AsyncIterator[Event]:
+        """Yield the fitting events newer than number ``since``, those in the log and then each as it comes.
+
+        For coroutines, in whatever loop they run. Each comes once and in order; events that had to go from
+        the log before they were asked for show as a gap in the numbers. It ends with QmpDisconnected when no
+        more can come.
+        """
+        import asyncio  # noqa: PLC0415  # only who follows pays for it
+
+        while True:
+            for event in self.since(since):
+                since = event.seq
+                if fits(event, name, match):
+                    self.mark_shown(event)
+                    yield event
+            wait = self.wait(None, None, since)
+            try:
+                await asyncio.wrap_future(wait)
+            finally:
+                self.forget(wait)
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self.follow()
+
+    def wait(self, names: Names | None, match: Match | None, since: int | None) -> EventWait:
         """Return a future for the first fitting event newer than ``since``, also one already in the log.
 
         ``since=None`` asks for the oldest event in the log that was not marked by ``mark_returned``.

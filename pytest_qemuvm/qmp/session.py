@@ -9,17 +9,30 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_qemuvm.errors import CommandError, ConnectError, QmpError, QmpTimeout, SpecError
+from pytest_qemuvm.errors import (
+    CommandBlocked,
+    CommandError,
+    CommandRejected,
+    ConnectError,
+    QmpError,
+    QmpTimeout,
+)
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.names import checked_command
+from pytest_qemuvm.qmp.policy import classify
 from pytest_qemuvm.qmp.transcript import Transcript, shorten
+from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
     from pytest_qemuvm.host.loop import LoopThread
+    from pytest_qemuvm.qmp.audit import Outcome
     from pytest_qemuvm.qmp.link import Link
+    from pytest_qemuvm.qmp.policy import CommandClass
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
@@ -56,9 +69,8 @@ class Call:
     """One command on its way, from being asked for to its answer."""
 
     command: str
-    arguments: Mapping[str, Any] | None
-    allow_dangerous: bool
-    """The caller answers for what the command may do."""
+    arguments: Mapping[str, Any]
+    class_: CommandClass
     id: str
     data: bytes
     """What goes over the wire."""
@@ -66,6 +78,8 @@ class Call:
     future: Future[Mapping[str, Any]] = field(default_factory=_running_future)
     abandoned: bool = False
     """Nobody waits for the answer any more."""
+    noted: bool = False
+    """Its outcome is in the audit."""
     aside: bool = False
     """A question of the harness itself, which would only hide in the transcript what the test did."""
 
@@ -75,26 +89,22 @@ class Call:
         return time.perf_counter() - self.started
 
 
-def _encoded(command: object, arguments: Mapping[str, Any] | None, call_id: str) -> tuple[str, bytes]:
-    """Return the arguments as text, and the whole message. Raises SpecError for what is no JSON."""
-    if not isinstance(command, str):
-        raise SpecError(f"{command!r} is not the name of a QMP command")
-    try:
-        # Unescaped, so that what is not Unicode fails here instead of in QEMU's parser.
-        shown = json.dumps(arguments or {}, allow_nan=False, ensure_ascii=False)
-        name = json.dumps(command, ensure_ascii=False)
-        return shown, f'{{"execute":{name},"arguments":{shown},"id":"{call_id}"}}'.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SpecError(f"{command!r} cannot be sent: its arguments are no JSON", str(error)) from error
-
-
 class Session:
     """One connection to one monitor, as both faces use it; every method may be called from any thread."""
 
     def __init__(
-        self, loop: LoopThread, sock: socket.socket, *, death: Death | None, timeout: float, capacity: int
+        self,
+        loop: LoopThread,
+        sock: socket.socket,
+        *,
+        death: Death | None,
+        timeout: float,
+        capacity: int,
+        warden: Warden | None = None,
     ) -> None:
         self.loop = loop
+        self.warden = warden or Warden()
+        """Who judges what is to be sent, and has it noted."""
         self.events = EventLog(capacity)
         self.transcript = Transcript()
         self._sock = sock
@@ -142,43 +152,124 @@ class Session:
         command: str,
         arguments: Mapping[str, Any] | None,
         *,
-        allow_dangerous: bool,
+        allow_dangerous: bool = False,
+        own: bool = False,
         aside: bool = False,
     ) -> Call:
-        """Send a command and return at once: the one door through which every command goes.
+        """Judge a command, send it and return at once: the one door through which every command goes.
 
-        What judges commands or keeps a record of them belongs here, before the last line; until then not a
-        byte has been sent. Raises SpecError for arguments that JSON cannot express.
+        ``own`` is the harness's own doing, which is not judged. Raises CommandRejected before a byte has been
+        sent; what is not sent is noted here, and what is when its outcome is known.
         """
-        link = self.link
+        begun = time.perf_counter()
+        given: Any = {} if arguments is None else arguments
+        try:
+            checked_command(command)
+            encoded = encoded_arguments(command, given)
+            if not (own or allow_dangerous):
+                self.warden.admit(command, given)
+            if not own:
+                self.warden.check(command, given)
+        except (CommandRejected, Warning) as error:
+            self._refused(str(command), given, time.perf_counter() - begun, error)
+            raise
+        entry = classify(command)
+        if entry.disruptive or entry.class_ == "memory-dump":
+            self.warden.log(command, entry, given, own=own)
         call_id = f"qemuvm-{next(self._ids)}"
-        shown, data = _encoded(command, arguments, call_id)
-        call = Call(command, arguments, allow_dangerous, call_id, data, aside=aside)
+        data = f'{{"execute":"{command}","arguments":{encoded},"id":"{call_id}"}}'.encode()
+        call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
         if not aside:
-            self.transcript.sent(call_id, command, shown)
-        link.issue(call)
+            shown = shown_arguments(command, given)
+            self.transcript.sent(
+                call_id, command, encoded if shown is given else json.dumps(shown, ensure_ascii=False)
+            )
+        try:
+            self.link.issue(call)
+        except QmpError:
+            self.note(call, "disconnected")
+            raise
         return call
+
+    def _refused(self, command: str, arguments: object, seconds: float, error: Exception) -> None:
+        outcome: Outcome = "blocked" if isinstance(error, CommandBlocked) else "invalid"
+        brief = error.brief if isinstance(error, QmpError) else str(error)
+        self.transcript.refused(command, brief)
+        self.warden.note(command, arguments, classify(command).class_, seconds, outcome)
+
+    def note(self, call: Call, outcome: Outcome) -> None:
+        """Have a call's outcome written into the audit; only the first that is said of it counts."""
+        if not call.noted:
+            call.noted = True
+            self.warden.note(call.command, call.arguments, call.class_, call.seconds, outcome)
+
+    def must_learn(
+        self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool, own: bool
+    ) -> bool:
+        """Return whether QEMU must be asked for its schema before this command can be judged.
+
+        Not for one that is refused in any case: of that not a byte is sent.
+        """
+        schemas = self.warden.schemas
+        if own or schemas is None or schemas.settled or not self.connected:
+            return False
+        given: Any = {} if arguments is None else arguments
+        try:
+            encoded_arguments(checked_command(command), given)
+            if not allow_dangerous:
+                self.warden.admit(command, given)
+        except CommandRejected:
+            return False
+        return not schemas.load()
+
+    def ask_for_schema(self) -> Call:
+        """Ask QEMU for its schema; its reply is for ``learn``."""
+        return self.perform("query-qmp-schema", None, own=True, aside=True)
+
+    def learn(self, call: Call, reply: Mapping[str, Any]) -> None:
+        """Take QEMU's schema from its reply."""
+        assert self.warden.schemas is not None
+        self.note(call, "ok" if "return" in reply else "error")
+        self.warden.schemas.learn(reply.get("return"))
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:
         """Return what the reply carries. Raises CommandError where it is QEMU's refusal."""
         try:
-            return reply["return"]
+            returned = reply["return"]
         except KeyError:
-            pass
+            self.note(call, "error")
+        else:
+            self.note(call, "ok")
+            return returned
         error = reply.get("error")
         class_, desc = (error.get("class"), error.get("desc")) if isinstance(error, dict) else (None, None)
         if not (isinstance(class_, str) and isinstance(desc, str)):
             raise QmpError(f"the reply to {call.command} is not a QMP reply", shorten(repr(reply)))
+        shown = dict(shown_arguments(call.command, call.arguments))
         raise CommandError(
             f"QEMU refused {call.command}: {desc}",
-            f"error class: {class_}\narguments: {shorten(repr(call.arguments))}",
+            f"error class: {class_}\narguments: {shorten(repr(shown))}",
             class_=class_,
             desc=desc,
         )
 
-    def abandon(self, call: Call) -> None:
+    def leave(self, call: Call) -> None:
+        """Have nobody wait for a reply, and its outcome noted when it comes."""
+
+        def settle(_future: object) -> None:
+            if call.future.exception() is not None:
+                self.note(call, "disconnected")
+            else:
+                self.note(call, "ok" if "return" in call.future.result() else "error")
+
+        self.abandon(call, noted=False)
+        call.future.add_done_callback(settle)
+
+    def abandon(self, call: Call, *, noted: bool = True) -> None:
         """Wait for the reply no longer; if it comes after all, it is dropped."""
         call.abandoned = True
+        if noted:
+            self.note(call, "timeout")
         if not call.aside:
             self.transcript.unanswered(call.id, call.command, "nobody waits any more", call.seconds)
 

@@ -40,6 +40,10 @@ class Transcript:
         self._last_call = call_id
         self._exchanges.append((next(self._numbers), f"-> {command} {shorten(arguments)}"))
 
+    def refused(self, command: str, why: str) -> None:
+        """Note a command that was not sent at all."""
+        self._exchanges.append((next(self._numbers), f"-- not sent: {shorten(command)}: {shorten(why)}"))
+
     def answered(self, call_id: str, command: str, raw: bytes, seconds: float) -> None:
         """Note the reply to a command; ``raw`` is the whole line that came."""
         self._outcome(call_id, command, _reply_text(raw, call_id), seconds)

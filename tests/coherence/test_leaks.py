@@ -155,10 +155,10 @@ def test_a_job_goes_before_the_nodes_it_works_on(vm, look):
     look("leaked_job", "leaked_block_node", "leaked_block_node")
 
 
-def test_nodes_that_rest_on_one_another_go_in_the_right_order(vm, look, tmp_path):
-    (tmp_path / "image").write_bytes(bytes(1 << 20))
+def test_nodes_that_rest_on_one_another_go_in_the_right_order(vm, look):
+    (vm.run_dir / "image").write_bytes(bytes(1 << 20))
     for node in (
-        {"driver": "file", "node-name": "a", "filename": str(tmp_path / "image")},
+        {"driver": "file", "node-name": "a", "filename": "image"},
         {"driver": "raw", "node-name": "b", "file": "a"},
         {"driver": "throttle", "node-name": "c", "file": "b", "throttle-group": "group"},
     ):

@@ -96,3 +96,67 @@ def test_synchronous_face_inside_a_running_loop(monitor):
 
 def test_awaitable_on_the_harness_own_loop(monitor, loop):
     assert loop.call(monitor.aio.execute("query-status"), timeout=10)["status"] == "prelaunch"
+
+
+def test_events_can_be_followed_from_the_first_and_as_they_come(monitor):
+    async def body():
+        monitor.execute("cont")
+        seen = []
+        async for event in monitor.aio.events:
+            seen.append((event.seq, event.name))
+            if len(seen) == 4:
+                return seen
+            # Sent only when the one before has been seen: these come while somebody waits.
+            await monitor.aio.execute("stop" if event.name == "RESUME" else "cont")
+        return None
+
+    assert asyncio.run(body()) == [(1, "RESUME"), (2, "STOP"), (3, "RESUME"), (4, "STOP")]
+    assert monitor._session.events._waits == []
+
+
+def test_only_what_fits_is_followed_from_a_number_on(monitor):
+    async def body():
+        for command in ("cont", "stop", "cont", "stop"):
+            monitor.execute(command)
+        found = []
+        async for event in monitor.events.follow(since=1, name=("RESUME", "RESET"), match=lambda data: True):
+            found.append(event.seq)
+            if event.seq >= 5:
+                return found
+            monitor.execute("cont")
+        return None
+
+    assert asyncio.run(body()) == [3, 5]
+
+
+def test_a_storm_is_followed_in_order_and_ends_with_the_connection(client, peer, in_thread):
+    def storm():
+        for n in range(10_000):
+            peer.event("E", n=n)
+        peer.close()
+
+    async def body():
+        numbers = []
+        try:
+            async for event in client.aio.events:
+                numbers += [event.data["n"]]
+        except QmpDisconnected:
+            return numbers
+        return None
+
+    storming = in_thread(storm)
+    assert asyncio.run(body()) == list(range(10_000))
+    storming.result(10)
+
+
+def test_a_follower_that_is_cancelled_leaves_nothing_behind(client):
+    async def body():
+        async def follow():
+            async for _ in client.aio.events:
+                pass
+
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(follow(), 0.05)
+
+    asyncio.run(body())
+    assert client._session.events._waits == []

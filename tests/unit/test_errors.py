@@ -28,6 +28,7 @@ def instances():
         "findings": (Finding("orphan_disk", "a", "b", "c"),),
         "missing": ("zombie",),
         "remains": ("a: busy",),
+        "suggestions": ("query-status",),
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
