@@ -20,8 +20,10 @@ from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.lease import Lease, Origin
 from pytest_qemuvm.host.process import QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
+from pytest_qemuvm.host.sockets import listen
 from pytest_qemuvm.host.sources import Sources, UnreadSources
 from pytest_qemuvm.host.sweep import RECORD, boot_id
+from pytest_qemuvm.plan import MONITOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -155,6 +157,9 @@ class RealProvisioner:
                 for name in plan.sockets:
                     ours[name], theirs[name] = socket.socketpair()
                     stack.callback(ours[name].close)
+                # QEMU removes it when it ends in order, and cannot when it is killed.
+                stack.callback(Path(plan.monitor).unlink, missing_ok=True)
+                theirs[MONITOR] = listen(Path(plan.monitor))
                 numbers = {name: end.fileno() for name, end in theirs.items()}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
                 process = spawn(argv, numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag)

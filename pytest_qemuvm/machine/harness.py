@@ -287,6 +287,7 @@ class Harness:
             accelerator=accelerator.name if accelerator else "tcg",
             cpu_model=accelerator.cpu_model if accelerator else "max",
             boot=self._guests.boot(spec),
+            monitor=str(self._services.socket_path("qmp")),
         )
         plan = plan_machine(spec, world)
         if self.settings.plan is not None:
@@ -370,6 +371,7 @@ class Harness:
                     "owner": self._owners[vm.name],
                     "test": self._started_by[vm.name],
                     "disks": [image.path for image in vm.plan.images],
+                    "monitor": vm.plan.monitor,
                 }
                 for vm in self._vms.values()
                 if vm.name in self._started_by
