@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
 from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.lease import Lease, Origin
-from pytest_qemuvm.host.process import QemuProcess, spawn
+from pytest_qemuvm.host.process import LOG_NAME, QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 from pytest_qemuvm.host.sockets import listen
 from pytest_qemuvm.host.sources import Sources, UnreadSources
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     Listing = Mapping[str, Any]
 
-LOG_NAME = "qemu.log"
 FRESH = ".new"
 """What the name of a session's record ends with until it replaces the old one."""
 

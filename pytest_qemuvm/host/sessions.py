@@ -36,8 +36,8 @@ class SeenVM:
     memory: int
     """Bytes."""
     cpus: int
-    monitor: str
-    """The socket of its second monitor."""
+    monitor: str | None
+    """The socket of its second monitor; None in a session of a version that had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _vms(record: dict[str, Any]) -> Iterator[SeenVM]:
             template=vm["template"],
             memory=vm["memory"],
             cpus=vm["cpus"],
-            monitor=vm["monitor"],
+            monitor=vm.get("monitor"),
         )
 
 

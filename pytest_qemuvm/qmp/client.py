@@ -12,7 +12,7 @@ from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Tim
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.aio import AsyncQmp
@@ -211,9 +211,9 @@ class Qmp:
 
 
 class Client(Qmp):
-    """A monitor that is not one of the harness's own machines: a socket given by the caller."""
+    """A monitor that is not the harness's own connection: that of a VM's second monitor, or a socket given."""
 
-    _own_loop: LoopThread | None = None
+    _owned: tuple[Callable[[], object], ...] = ()
 
     @classmethod
     def from_socket(
@@ -226,7 +226,8 @@ class Client(Qmp):
         """
         own = LoopThread() if loop is None else None
         client = cls(loop or own or LoopThread(), sock, timeout=timeout)
-        client._own_loop = own
+        if own is not None:
+            client.take_over(own.close)
         try:
             client.connect()
         except BaseException:
@@ -237,5 +238,10 @@ class Client(Qmp):
     def close(self) -> None:
         """Hang up, and end the loop thread if it is the client's own. Idempotent."""
         super().close()
-        if self._own_loop is not None:
-            self._own_loop.close()
+        owned, self._owned = self._owned, ()
+        for end in owned:
+            end()
+
+    def take_over(self, *ends: Callable[[], object]) -> None:
+        """Have these called when the client is closed: what it alone uses ends with it."""
+        self._owned = (*self._owned, *ends)
