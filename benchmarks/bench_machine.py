@@ -59,7 +59,7 @@ class PidInterrupt:
 def raw_machine(plan: MachinePlan) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, socket.socket]]]:
     """Start a planned command line; its console goes to no file."""
     pairs = {name: socket.socketpair() for name in plan.sockets}
-    # For the planned second monitor, which the raw script has no use for: an address of the kernel's choosing.
+    # For the second monitor, which the raw script has no use for: an address of the kernel's choosing.
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("")
     listener.listen()

@@ -111,7 +111,7 @@ class AddNetdev:
 
 @dataclass(frozen=True, slots=True)
 class AddSocketChardev:
-    """A character device on a socket that the harness made: the other end of one that it holds, or a listener.
+    """A character device on a socket that the harness made: the other end of its own, or a listener.
 
     ``fd`` is the name of a file descriptor of the plan; the launch replaces ``{fd:NAME}`` by its number. On
     the command line a chardev takes no JSON (QEMU 7.2 and 10.0).

@@ -65,7 +65,7 @@ def find_vm(name: str, session: str | None = None, root: Path | None = None) -> 
 def _not_found(name: str, living: list[SeenSession], root: Path) -> VMNotFound:
     known = {vm.name for seen in living for vm in seen.vms}
     if not known:
-        return VMNotFound(f"no VM {name!r}: no session below {root} has one", hint="is TMPDIR the same there?")
+        return VMNotFound(f"no VM {name!r}: nor any other below {root}", hint="is TMPDIR the same there?")
     return VMNotFound(f"no VM {name!r} in a living session", hint=nearest(name, known))
 
 

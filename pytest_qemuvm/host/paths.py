@@ -56,7 +56,7 @@ def runtime_root() -> Path:
 
 
 def check_private(directory: Path) -> None:
-    """Raise UnsafeDirectory unless it is a directory that only this user can use; OSError if it is missing."""
+    """Raise UnsafeDirectory unless only this user can use the directory; OSError if it is missing."""
     import stat  # noqa: PLC0415
 
     info = directory.lstat()

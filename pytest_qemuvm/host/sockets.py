@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ConnectError, MonitorBusy, PathTooLong
 from pytest_qemuvm.host.paths import check_private
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_qemuvm.host.deadline import Deadline
 
 LONGEST_PATH = 107
