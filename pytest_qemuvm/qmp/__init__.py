@@ -8,4 +8,15 @@ from pytest_qemuvm.qmp.events import Event, EventLog, Match, Names
 from pytest_qemuvm.qmp.monitors import connect
 from pytest_qemuvm.qmp.session import Death, Timeout
 
-__all__ = ["Client", "Death", "Event", "EventLog", "ExpectedEvent", "Match", "Names", "Qmp", "Timeout", "connect"]
+__all__ = [
+    "Client",
+    "Death",
+    "Event",
+    "EventLog",
+    "ExpectedEvent",
+    "Match",
+    "Names",
+    "Qmp",
+    "Timeout",
+    "connect",
+]

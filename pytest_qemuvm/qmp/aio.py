@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
+from pytest_qemuvm.errors import CommandError, QmpTimeout
 from pytest_qemuvm.qmp.client import ExpectedEvent
+from pytest_qemuvm.qmp.jobs import JOB_EVENTS, Ask, concerns, follow, unfinished
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.events import Event, EventLog, EventWait, Match, Names
-    from pytest_qemuvm.qmp.session import Session, Timeout
+    from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady
+    from pytest_qemuvm.qmp.session import Call, HasFileno, Session, Timeout
 
 
 class AsyncQmp:
@@ -38,6 +42,9 @@ class AsyncQmp:
         """Run a QMP command and return its return value; see ``Qmp.execute``."""
         deadline = self._session.deadline(timeout)
         call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
+        return await self._answer(call, deadline)
+
+    async def _answer(self, call: Call, deadline: Deadline) -> Any:
         try:
             async with asyncio.timeout(deadline.remaining):
                 reply = await asyncio.wrap_future(call.future)
@@ -47,6 +54,48 @@ class AsyncQmp:
             self._session.abandon(call)
             raise
         return self._session.value(call, reply)
+
+    async def add_fd(
+        self,
+        fd: int | HasFileno,
+        *,
+        fdset_id: int | None = None,
+        opaque: str | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> int:
+        """Hand QEMU a duplicate of an open descriptor; see ``Qmp.add_fd``."""
+        deadline = self._session.deadline(timeout)
+        return int((await self._answer(self._session.add_fd(fd, fdset_id, opaque), deadline))["fdset-id"])
+
+    async def job(
+        self,
+        id: str,  # noqa: A002  # QEMU's word
+        *,
+        when_ready: WhenReady = "complete",
+        progress: Progress | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> Job:
+        """Wait until a job has ended; see ``Qmp.job``."""
+        deadline = self._session.deadline(timeout)
+        steps = follow(id, self.events, when_ready, progress)
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                return cast("Job", end.value)
+            if isinstance(step, Ask):
+                try:
+                    answer = await self.execute(step.command, step.arguments, timeout=deadline)
+                except CommandError as error:
+                    answer = error
+            else:
+                about = partial(concerns, job=id)
+                try:
+                    await self.wait_event(JOB_EVENTS, about, step.since, step.until(deadline))
+                except QmpTimeout:
+                    if deadline.expired:
+                        raise unfinished(id, self.events, deadline) from None
 
     async def wait_event(
         self,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
-from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
+from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
+from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, HasFileno, Session, Timeout
 
 if TYPE_CHECKING:
     import socket
@@ -154,6 +155,45 @@ class Qmp:
             raise
         return self._session.value(call, reply)
 
+    def add_fd(
+        self,
+        fd: int | HasFileno,
+        *,
+        fdset_id: int | None = None,
+        opaque: str | None = None,
+        timeout: Timeout = None,
+    ) -> int:
+        """Hand QEMU a duplicate of an open descriptor and return the id of its set: ``/dev/fdset/<id>``.
+
+        ``fd`` is a number or has ``fileno()``, and stays the caller's. QEMU can open it only in the mode that
+        it has. ``fdset_id`` adds it to that set instead of a new one; ``opaque`` is for ``query-fdsets`` to
+        show. The set stays until ``remove-fd``. Raises SpecError for what is no open descriptor, and as
+        ``execute`` does.
+        """
+        self._session.loop.refuse_own_thread()
+        deadline = self._session.deadline(timeout)
+        call = self._session.add_fd(fd, fdset_id, opaque)
+        return int(self._answer(call, deadline)["fdset-id"])
+
+    def job(
+        self,
+        id: str,  # noqa: A002  # QEMU's word
+        *,
+        when_ready: WhenReady = "complete",
+        progress: Progress | None = None,
+        timeout: Timeout = None,
+    ) -> Job:
+        """Wait until a job has ended, and return it as it was then; it is dismissed.
+
+        A job that becomes ready, such as a mirror, is told to ``complete``, or to ``cancel``, which leaves
+        the copy whole and the VM where it was; with ``leave`` this returns then. ``progress`` is called with
+        a percentage ten times a second, and with 100.0 at a good end. Jobs that have ended since the
+        connection was made are known too. Raises JobFailed, JobNotFound, QmpTimeout, after which the job goes
+        on, and QmpDisconnected.
+        """
+        steps = follow(id, self.events, when_ready, progress)
+        return wait_for(self, id, steps, self._session.deadline(timeout))
+
     def post(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Send a command and wait for nothing; its outcome shows in the transcript only.
 
@@ -211,7 +251,7 @@ class Qmp:
 
 
 class Client(Qmp):
-    """A monitor that is not the harness's own connection: that of a VM's second monitor, or a socket given."""
+    """A monitor that the harness itself is not connected to: a VM's second one, or a socket given."""
 
     _owned: tuple[Callable[[], object], ...] = ()
 

@@ -26,7 +26,7 @@ def connect(
 ) -> Client:
     """Connect to the second monitor of a running VM, from any process of the same user.
 
-    The VM is looked for in the session with that tag; without it in the sessions that live, this process's own
+    The VM is looked for in the session with that tag; without it in the living sessions, this process's own
     first. ``timeout``, in seconds, holds for each later wait that names none; ``patience``, in seconds, for
     the greeting: the monitor has one client at a time, and the next is served when that one leaves.
 

@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.qmp.link import Link
+    from pytest_qemuvm.qmp.outbox import Descriptors
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
 
 Timeout = float | Deadline | None
 """Seconds, a deadline that is already running, or None for the connection's default."""
+
+
+class HasFileno(Protocol):
+    """An open file, socket or the like."""
+
+    def fileno(self) -> int:
+        """Return its descriptor."""
 
 
 class Death(Protocol):
@@ -68,6 +76,8 @@ class Call:
     """Nobody waits for the answer any more."""
     aside: bool = False
     """A question of the harness itself, which would only hide in the transcript what the test did."""
+    descriptors: Descriptors | None = None
+    """What travels with the command."""
 
     @property
     def seconds(self) -> float:
@@ -144,6 +154,7 @@ class Session:
         *,
         allow_dangerous: bool,
         aside: bool = False,
+        descriptors: Descriptors | None = None,
     ) -> Call:
         """Send a command and return at once: the one door through which every command goes.
 
@@ -153,11 +164,23 @@ class Session:
         link = self.link
         call_id = f"qemuvm-{next(self._ids)}"
         shown, data = _encoded(command, arguments, call_id)
-        call = Call(command, arguments, allow_dangerous, call_id, data, aside=aside)
+        call = Call(command, arguments, allow_dangerous, call_id, data, aside=aside, descriptors=descriptors)
         if not aside:
             self.transcript.sent(call_id, command, shown)
         link.issue(call)
         return call
+
+    def add_fd(self, fd: int | HasFileno, fdset_id: int | None, opaque: str | None) -> Call:
+        """Send a descriptor to QEMU. Raises SpecError where it is none that is open."""
+        from pytest_qemuvm.qmp.outbox import Descriptors  # noqa: PLC0415  # few tests need it
+
+        try:
+            passed = Descriptors([fd if isinstance(fd, int) else fd.fileno()])
+        except (OSError, ValueError) as error:
+            raise SpecError(f"{fd!r} is no descriptor that is open", str(error)) from error
+        given = {"fdset-id": fdset_id, "opaque": opaque}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        return self.perform("add-fd", arguments, allow_dangerous=False, descriptors=passed)
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:
         """Return what the reply carries. Raises CommandError where it is QEMU's refusal."""
