@@ -12,19 +12,21 @@ from pytest_qemuvm.qmp.client import ExpectedEvent
 from pytest_qemuvm.qmp.jobs import JOB_EVENTS, Ask, concerns, follow, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.events import Event, EventLog, EventWait, Match, Names
     from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady
-    from pytest_qemuvm.qmp.session import Call, HasFileno, Session, Timeout
+    from pytest_qemuvm.qmp.passing import HasFileno
+    from pytest_qemuvm.qmp.session import Session, Timeout
 
 
 class AsyncQmp:
     """The same connection, log and errors as the synchronous face; cancelling a wait leaves it usable."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, add_fd: Callable[..., int]) -> None:
         self._session = session
+        self._add_fd = add_fd
 
     @property
     def events(self) -> EventLog:
@@ -42,9 +44,6 @@ class AsyncQmp:
         """Run a QMP command and return its return value; see ``Qmp.execute``."""
         deadline = self._session.deadline(timeout)
         call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
-        return await self._answer(call, deadline)
-
-    async def _answer(self, call: Call, deadline: Deadline) -> Any:
         try:
             async with asyncio.timeout(deadline.remaining):
                 reply = await asyncio.wrap_future(call.future)
@@ -63,9 +62,13 @@ class AsyncQmp:
         opaque: str | None = None,
         timeout: Timeout = None,  # noqa: ASYNC109  # as above
     ) -> int:
-        """Hand QEMU a duplicate of an open descriptor; see ``Qmp.add_fd``."""
+        """Hand QEMU a duplicate of an open descriptor; see ``Qmp.add_fd``.
+
+        On a thread: it may have to wait for another thread that hands one over.
+        """
         deadline = self._session.deadline(timeout)
-        return int((await self._answer(self._session.add_fd(fd, fdset_id, opaque), deadline))["fdset-id"])
+        act = partial(self._add_fd, fd, fdset_id=fdset_id, opaque=opaque, timeout=deadline)
+        return await asyncio.to_thread(act)
 
     async def job(
         self,

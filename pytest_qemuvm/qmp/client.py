@@ -9,7 +9,8 @@ from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
-from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, HasFileno, Session, Timeout
+from pytest_qemuvm.qmp.passing import HasFileno, hand_over
+from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
 
 if TYPE_CHECKING:
     import socket
@@ -100,7 +101,7 @@ class Qmp:
         if self._aio is None:
             from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
 
-            self._aio = AsyncQmp(self._session)
+            self._aio = AsyncQmp(self._session, self.add_fd)
         return self._aio
 
     def transcript(self) -> list[str]:
@@ -124,7 +125,7 @@ class Qmp:
         self._session.loop.refuse_own_thread()
         deadline = self._session.deadline(timeout)
         call = self._session.perform(command, arguments, allow_dangerous=allow_dangerous)
-        return self._answer(call, deadline)
+        return self.answer(call, deadline)
 
     def inspect(
         self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None
@@ -140,10 +141,11 @@ class Qmp:
             for command, arguments in questions
         ]
         # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
-        answers = [self._answer(call, deadline) for call in reversed(calls)]
+        answers = [self.answer(call, deadline) for call in reversed(calls)]
         return answers[::-1]
 
-    def _answer(self, call: Call, deadline: Deadline) -> Any:
+    def answer(self, call: Call, deadline: Deadline) -> Any:
+        """Await the reply to a command that was sent, and return its value; for the helpers here."""
         try:
             reply = call.future.result(deadline.remaining)
         except TimeoutError:
@@ -171,9 +173,7 @@ class Qmp:
         ``execute`` does.
         """
         self._session.loop.refuse_own_thread()
-        deadline = self._session.deadline(timeout)
-        call = self._session.add_fd(fd, fdset_id, opaque)
-        return int(self._answer(call, deadline)["fdset-id"])
+        return hand_over(self, self._session, fd, fdset_id, opaque, self._session.deadline(timeout))
 
     def job(
         self,

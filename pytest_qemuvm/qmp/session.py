@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_qemuvm.errors import CommandError, ConnectError, QmpError, QmpTimeout, SpecError
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.passing import Turns
 from pytest_qemuvm.qmp.transcript import Transcript, shorten
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ DEFAULT_TIMEOUT = 30.0
 
 Timeout = float | Deadline | None
 """Seconds, a deadline that is already running, or None for the connection's default."""
-
-
-class HasFileno(Protocol):
-    """An open file, socket or the like."""
-
-    def fileno(self) -> int:
-        """Return its descriptor."""
 
 
 class Death(Protocol):
@@ -107,6 +101,7 @@ class Session:
         self.loop = loop
         self.events = EventLog(capacity)
         self.transcript = Transcript()
+        self.turns = Turns()
         self._sock = sock
         self._death = death
         self._timeout = timeout
@@ -169,18 +164,6 @@ class Session:
             self.transcript.sent(call_id, command, shown)
         link.issue(call)
         return call
-
-    def add_fd(self, fd: int | HasFileno, fdset_id: int | None, opaque: str | None) -> Call:
-        """Send a descriptor to QEMU. Raises SpecError where it is none that is open."""
-        from pytest_qemuvm.qmp.outbox import Descriptors  # noqa: PLC0415  # few tests need it
-
-        try:
-            passed = Descriptors([fd if isinstance(fd, int) else fd.fileno()])
-        except (OSError, ValueError) as error:
-            raise SpecError(f"{fd!r} is no descriptor that is open", str(error)) from error
-        given = {"fdset-id": fdset_id, "opaque": opaque}
-        arguments = {name: value for name, value in given.items() if value is not None}
-        return self.perform("add-fd", arguments, allow_dangerous=False, descriptors=passed)
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:
         """Return what the reply carries. Raises CommandError where it is QEMU's refusal."""

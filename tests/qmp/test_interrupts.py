@@ -133,7 +133,9 @@ def test_an_interruption_anywhere_neither_parts_a_descriptor_from_its_command_no
                 interrupted += 1
             client.execute("then", timeout=5)
             expected = [("add-fd", [inode]), ("then", [])]
-            assert answering.result(10) in (expected, expected[1:])
+            # That of the last round, which nobody saw answered, is asked after.
+            heard = [each for each in answering.result(10) if each[0] != "query-version"]
+            assert heard in (expected, expected[1:])
             assert open_descriptors() == before
             if point.left > 0:
                 break
