@@ -187,7 +187,7 @@ def test_the_reference_names_all_that_can_be_said(names):
             | {"close", "as_dict", "end", "modified_templates", "own_files", "own_processes"},
         ),
         (Console, {"close"}),
-        (Qmp, {"connect", "close", "post", "inspect"}),
+        (Qmp, {"connect", "close", "post", "inspect", "answer"}),
         (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],
