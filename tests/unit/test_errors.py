@@ -28,6 +28,11 @@ def instances():
         "findings": (Finding("orphan_disk", "a", "b", "c"),),
         "missing": ("zombie",),
         "remains": ("a: busy",),
+        "sessions": ("qv-1", "qv-2"),
+        "job": "backup0",
+        "error": "No space left on device",
+        "cancelled": False,
+        "stopped": True,
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
