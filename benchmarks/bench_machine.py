@@ -25,6 +25,7 @@ from pytest_qemuvm.host.capabilities import discover
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.paths import cache_dir
 from pytest_qemuvm.machine.harness import Harness
+from pytest_qemuvm.plan import MONITOR
 from pytest_qemuvm.spec.settings import resolve
 from pytest_qemuvm.spec.vm import VMSpec
 
@@ -58,11 +59,16 @@ class PidInterrupt:
 def raw_machine(plan: MachinePlan) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, socket.socket]]]:
     """Start a planned command line; its console goes to no file."""
     pairs = {name: socket.socketpair() for name in plan.sockets}
-    numbers = {name: theirs.fileno() for name, (_, theirs) in pairs.items()}
+    # For the second monitor, which the raw script has no use for: an address of the kernel's choosing.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen()
+    numbers = {name: theirs.fileno() for name, (_, theirs) in pairs.items()} | {MONITOR: listener.fileno()}
     argv = [word.replace(plan.console_log, "/dev/null") for word in plan.argv_with(numbers)]
     process = subprocess.Popen(
         argv, pass_fds=tuple(numbers.values()), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    listener.close()
     for _, theirs in pairs.values():
         theirs.close()
     ours = {name: mine for name, (mine, _) in pairs.items()}

@@ -15,6 +15,7 @@
      +-- GuestBootError (also WaitTimeout) QEMU runs, its guest never came up
      +-- VMStateError
      |    +-- AlreadyRunning, NotRunning
+     +-- AmbiguousName                    several sessions have a VM of that name
      +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
      +-- DiskStateError
      |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
@@ -29,10 +30,15 @@
      |    +-- GuestCommandTimeout (also WaitTimeout)
      +-- ChannelError                     the way to the guest is broken
      +-- HostFileError (also OSError)     a file of the host could not be read or written for a test
+     +-- UnsafeDirectory                  others could write where only the user should
+     +-- PathTooLong                      a path that no unix socket can have
      +-- WaitTimeout                      something awaited did not come in time
      |    +-- LockTimeout                 somebody else holds a lock for longer than we wait
      +-- QmpError
-     |    +-- ConnectError, QmpDisconnected, CommandError
+     |    +-- ConnectError
+     |    |    +-- MonitorBusy            somebody else is connected
+     |    +-- QmpDisconnected, CommandError
+     |    +-- JobNotFound, JobFailed      a job that nobody has started; one that did not succeed
      |    +-- QmpTimeout (also WaitTimeout)
      |    +-- CommandRejected               never sent to QEMU
      |         +-- InvalidCommandName (also SpecError), UnknownCommand
@@ -177,6 +183,16 @@ class NotRunning(VMStateError):
 
 class VMNotFound(QemuVMError, LookupError):
     """No VM of that name in this session."""
+
+
+class AmbiguousName(QemuVMError, LookupError):
+    """Several living sessions have a VM of that name; ``sessions`` are their tags."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, sessions: Sequence[str]
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.sessions = tuple(sessions)
 
 
 class DiskNotFound(QemuVMError, LookupError):
@@ -403,12 +419,57 @@ class HostFileError(QemuVMError, OSError):
     """A file or directory of the host that a test named, or that a machine needs, is not to be had."""
 
 
+class UnsafeDirectory(QemuVMError):
+    """Others could write to a directory that only the user should use; ``path`` is which."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        path: str | os.PathLike[str],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.path = os.fspath(path)
+
+
+class PathTooLong(QemuVMError):
+    """A unix socket can have no path of that length; ``path`` is which."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        path: str | os.PathLike[str],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.path = os.fspath(path)
+
+
 class QmpError(QemuVMError):
     """Anything that goes wrong between us and QEMU's monitor."""
 
 
 class ConnectError(QmpError):
     """No QMP greeting, or the negotiation failed."""
+
+
+class MonitorBusy(ConnectError):
+    """Somebody else is connected to the monitor, which has one client at a time; ``path`` is its socket."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        path: str | os.PathLike[str],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.path = os.fspath(path)
 
 
 class QmpTimeout(QmpError, WaitTimeout):
@@ -491,6 +552,35 @@ class InvalidArguments(CommandRejected, SpecError):
 
 class CommandBlocked(CommandRejected):
     """The command may be sent by those only who say that they mean it."""
+
+
+class JobNotFound(QmpError, LookupError):
+    """QEMU has no job of that id, and none has come to its end since the connection was made."""
+
+
+class JobFailed(QmpError):
+    """A job did not succeed; ``job`` is its id, ``error`` what QEMU says.
+
+    ``cancelled`` is true where somebody called it off. A job that QEMU has only stopped, because of an I/O
+    error, is ``stopped``: it is still there, to be resumed or cancelled.
+    """
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        job: str,
+        error: str,
+        cancelled: bool = False,
+        stopped: bool = False,
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.job = job
+        self.error = error
+        self.cancelled = cancelled
+        self.stopped = stopped
 
 
 class CoherenceError(QemuVMError):

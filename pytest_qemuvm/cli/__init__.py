@@ -12,14 +12,14 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 from pytest_qemuvm import __version__
-from pytest_qemuvm.cli import doctor, gc, ps, setup
-from pytest_qemuvm.cli.output import complain
+from pytest_qemuvm.cli import doctor, gc, ps, qmp, setup
+from pytest_qemuvm.cli.output import complain, print_error
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_COMMANDS = (doctor, setup, ps, gc)
+_COMMANDS = (doctor, setup, ps, gc, qmp)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,15 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"qemuvm: {error}")
         return 1
     return status
-
-
-def print_error(error: QemuVMError) -> None:
-    """Write what happened, the evidence, and what to do, to stderr."""
-    complain(f"qemuvm: {error.brief}")
-    for line in (error.details or "").splitlines():
-        complain(f"  {line}")
-    if error.hint:
-        complain(f"hint: {error.hint}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -111,7 +111,7 @@ class AddNetdev:
 
 @dataclass(frozen=True, slots=True)
 class AddSocketChardev:
-    """A character device on a socket whose other end the harness holds.
+    """A character device on a socket that the harness made: the other end of its own, or a listener.
 
     ``fd`` is the name of a file descriptor of the plan; the launch replaces ``{fd:NAME}`` by its number. On
     the command line a chardev takes no JSON (QEMU 7.2 and 10.0).
@@ -121,13 +121,18 @@ class AddSocketChardev:
     fd: str
     logfile: str | None = None
     """A file that QEMU writes everything to as well."""
+    listening: bool = False
+    """The socket listens; QEMU accepts one client at a time, and does not wait for the first."""
 
     def argv(self) -> tuple[str, str]:  # noqa: D102
+        listening = ",server=on,wait=off" if self.listening else ""
         log = f",logfile={escaped(self.logfile)}" if self.logfile else ""
-        return "-chardev", f"socket,id={self.id},fd={{fd:{self.fd}}}{log}"
+        return "-chardev", f"socket,id={self.id},fd={{fd:{self.fd}}}{listening}{log}"
 
     def plug(self) -> Command:  # noqa: D102
-        data: dict[str, Any] = {"addr": {"type": "fd", "data": {"str": self.fd}}, "server": False}
+        data: dict[str, Any] = {"addr": {"type": "fd", "data": {"str": self.fd}}, "server": self.listening}
+        if self.listening:
+            data["wait"] = False
         if self.logfile:
             data["logfile"] = self.logfile
         return Command("chardev-add", {"id": self.id, "backend": {"type": "socket", "data": data}})

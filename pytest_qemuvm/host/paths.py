@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.errors import UnsafeDirectory
 
 CACHE_VARIABLE = "QEMUVM_CACHE"
 LONGEST_TEMPORARY = 30
@@ -43,23 +43,30 @@ def sessions_root() -> Path:
 def runtime_root() -> Path:
     """Return the user's directory for all sessions, made if it is missing.
 
-    Raises QemuVMError where somebody else could write to it.
+    Raises UnsafeDirectory where somebody else could write to it.
     """
     import contextlib  # noqa: PLC0415
-    import stat  # noqa: PLC0415
 
     root = sessions_root()
     # Not exist_ok: the last session to end removes it, and may do so between that and its look at what it is.
     with contextlib.suppress(FileExistsError):
         root.mkdir(mode=0o700)
-    info = root.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
-        raise QemuVMError(
-            f"{root} is not a directory that only you can use",
-            f"owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):o}",
-            f"remove {root}, or set TMPDIR to a private directory",
-        )
+    check_private(root)
     return root
+
+
+def check_private(directory: Path) -> None:
+    """Raise UnsafeDirectory unless only this user can use the directory; OSError if it is missing."""
+    import stat  # noqa: PLC0415
+
+    info = directory.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise UnsafeDirectory(
+            f"{directory} is not a directory that only you can use",
+            f"owner {info.st_uid}, mode {stat.S_IMODE(info.st_mode):o}",
+            f"remove {directory}, or set TMPDIR to a private directory",
+            path=directory,
+        )
 
 
 def new_session_tag() -> str:

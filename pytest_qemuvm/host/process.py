@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import LaunchError
 from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.host.sweep import TAG_VARIABLE, stat
+from pytest_qemuvm.host.sweep import TAG_VARIABLE, start_ticks, stat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-__all__ = ["LOG_TAIL", "TAG_VARIABLE", "QemuProcess", "spawn"]
+__all__ = ["LOG_NAME", "LOG_TAIL", "TAG_VARIABLE", "QemuProcess", "Stranger", "spawn"]
 
+LOG_NAME = "qemu.log"
+"""The file in a VM's own directory that QEMU writes its messages to."""
 LOG_TAIL = 4096
 """Bytes of the log that an error quotes."""
 
@@ -59,13 +61,7 @@ class QemuProcess:
 
     def log_tail(self) -> str:
         """Return the end of what QEMU wrote to stdout and stderr."""
-        try:
-            with self._log.open("rb") as log:
-                log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - LOG_TAIL))
-                return log.read().decode(errors="replace")
-        except OSError as error:
-            return f"(the log cannot be read: {error})"
+        return _tail(self._log)
 
     def wait(self, deadline: Deadline) -> int | None:
         """Wait until it ends and reap it; return its exit status, or None if the deadline came first."""
@@ -96,6 +92,49 @@ class QemuProcess:
                 self.kill()
             pidfd, self._pidfd = self._pidfd, -1
             os.close(pidfd)
+
+
+class Stranger:
+    """A QEMU that another process started and will reap: its end can be seen, its exit status cannot.
+
+    Raises ProcessLookupError where the process with that pid is gone, or is another one by now.
+    """
+
+    def __init__(self, pid: int, ticks: int, log: Path) -> None:
+        self._log = log
+        self._pidfd = os.pidfd_open(pid)
+        # The pidfd is of whoever has the pid now.
+        if start_ticks(pid) != ticks:
+            self.close()
+            raise ProcessLookupError(f"process {pid} has ended")
+
+    def fileno(self) -> int:
+        """Return the pidfd, which is readable once the process has ended."""
+        return self._pidfd
+
+    def status(self) -> int | None:
+        """Return None: the kernel tells its parent alone."""
+        return None
+
+    def log_tail(self) -> str:
+        """Return the end of what QEMU wrote to stdout and stderr."""
+        return _tail(self._log)
+
+    def close(self) -> None:
+        """Give the pidfd back; the process goes on. Idempotent."""
+        if self._pidfd >= 0:
+            pidfd, self._pidfd = self._pidfd, -1
+            os.close(pidfd)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - LOG_TAIL))
+            return log.read().decode(errors="replace")
+    except OSError as error:
+        return f"(the log cannot be read: {error})"
 
 
 def _time_of_day(ticks: int) -> float:

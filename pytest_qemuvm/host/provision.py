@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
 from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.lease import Lease, Origin
-from pytest_qemuvm.host.process import QemuProcess, spawn
+from pytest_qemuvm.host.process import LOG_NAME, QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
+from pytest_qemuvm.host.sockets import listen
 from pytest_qemuvm.host.sources import Sources, UnreadSources
 from pytest_qemuvm.host.sweep import RECORD, boot_id
+from pytest_qemuvm.plan import MONITOR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
     Listing = Mapping[str, Any]
 
-LOG_NAME = "qemu.log"
 FRESH = ".new"
 """What the name of a session's record ends with until it replaces the old one."""
 
@@ -155,6 +156,9 @@ class RealProvisioner:
                 for name in plan.sockets:
                     ours[name], theirs[name] = socket.socketpair()
                     stack.callback(ours[name].close)
+                # QEMU removes it when it ends in order, and cannot when it is killed.
+                stack.callback(Path(plan.monitor).unlink, missing_ok=True)
+                theirs[MONITOR] = listen(Path(plan.monitor))
                 numbers = {name: end.fileno() for name, end in theirs.items()}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
                 process = spawn(argv, numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag)

@@ -26,6 +26,8 @@ class SeenVM:
     """Of its process: running, stopped by a signal, or gone."""
     pid: int | None
     """None where it has ended."""
+    ticks: int | None
+    """When that process started, in clock ticks since boot: with the pid, its identity."""
     owner: str
     """The test, module or session that it was made for."""
     test: str | None
@@ -34,6 +36,8 @@ class SeenVM:
     memory: int
     """Bytes."""
     cpus: int
+    monitor: str | None
+    """The socket of its second monitor; None in a session of a version that had none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,13 @@ def _vms(record: dict[str, Any]) -> Iterator[SeenVM]:
             name=vm["name"],
             state="ended" if pid is None else "suspended" if _is_stopped(pid) else "running",
             pid=pid,
+            ticks=None if pid is None else ticks,
             owner=vm["owner"],
             test=vm["test"] or None,
             template=vm["template"],
             memory=vm["memory"],
             cpus=vm["cpus"],
+            monitor=vm.get("monitor"),
         )
 
 

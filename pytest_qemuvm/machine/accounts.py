@@ -29,6 +29,9 @@ def vm_entry(vm: VM, *, changing: bool) -> VMEntry:
     """Return what is recorded of a VM now."""
     record, live = vm.record, vm.live
     devices = live.hotplug.accounted if live is not None else ()
+    sockets = {device.path for device in devices if device.path is not None}
+    if live is not None:
+        sockets.add(vm.monitor_path)
     return VMEntry(
         name=vm.name,
         state=record.state,
@@ -37,7 +40,7 @@ def vm_entry(vm: VM, *, changing: bool) -> VMEntry:
         changing=changing,
         run_dir=vm.run_dir,
         plugged=_parts(devices),
-        sockets=frozenset(device.path for device in devices if device.path is not None),
+        sockets=frozenset(sockets),
     )
 
 

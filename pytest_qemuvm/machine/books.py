@@ -73,6 +73,7 @@ class Books:
                 "owner": owner,
                 "test": test,
                 "disks": [image.path for image in vm.plan.images],
+                "monitor": vm.plan.monitor,
             }
             for vm, owner, test in started
         ]

@@ -315,6 +315,7 @@ class Harness:
             accelerator=accelerator.name if accelerator else "tcg",
             cpu_model=accelerator.cpu_model if accelerator else "max",
             boot=self._guests.boot(spec),
+            monitor=str(self._services.socket_path("qmp")),
         )
         plan = plan_machine(spec, world)
         if self.settings.plan is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
@@ -16,7 +17,6 @@ from pytest_qemuvm.machine.uses import LAUNCH, Uses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.guest.console import Console
@@ -94,6 +94,11 @@ class Lifecycle:
     def run_dir(self) -> Path:
         """The VM's own directory: its log, the console's log, its disks."""
         return self._run_dir
+
+    @property
+    def monitor_path(self) -> Path:
+        """The unix socket of its second monitor, for other processes; it exists while the VM runs."""
+        return Path(self._plan.monitor)
 
     @property
     def nics(self) -> tuple[PlannedNic, ...]:

@@ -48,6 +48,9 @@ class Services:
     """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def socket_path(self) -> Path:
-        """Return a path for a unix socket: private to the session, short, and never used before."""
-        return self.root / f"s{next(self.numbers)}"
+    def socket_path(self, kind: str = "serial") -> Path:
+        """Return a path for a unix socket: private to the session, short, and never used before.
+
+        Not in the VM's own directory: with its name, which may have 63 characters, it might be too long.
+        """
+        return self.root / f"{kind}@{next(self.numbers)}"  # an @ is in no VM's name

@@ -9,7 +9,7 @@ from pytest_qemuvm.arch import machine_type
 from pytest_qemuvm.devices.steps import AddObject, AddSocketChardev, escaped
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.layout import lay_out
-from pytest_qemuvm.plan.model import MachinePlan
+from pytest_qemuvm.plan.model import MONITOR, MachinePlan
 from pytest_qemuvm.spec.sizes import GIB, MIB
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 spec.args,
             )
         ),
+        monitor=world.monitor,
         sockets=("qmp", "console", *(("qtest",) if plays_guest else ()), *layout.sockets),
         agent_ports=layout.agent_sockets,
         images=layout.images,
@@ -125,9 +126,14 @@ def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | N
 
 
 def _channels(console_log: str) -> Iterator[str]:
-    """Yield the monitor and the serial console, both on sockets that the harness already holds."""
+    """Yield both monitors and the serial console, all on sockets that the harness already holds.
+
+    A monitor has one client. The harness stays connected to the first, so others have one of their own.
+    """
     yield from AddSocketChardev("qmp", "qmp").argv()
     yield from ("-mon", "chardev=qmp,mode=control")
+    yield from AddSocketChardev("qmp2", MONITOR, listening=True).argv()
+    yield from ("-mon", "chardev=qmp2,mode=control")
     yield from AddSocketChardev("console", "console", logfile=console_log).argv()
     yield from ("-serial", "chardev:console")
 

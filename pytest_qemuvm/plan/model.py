@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.devices import DeviceSpec
     from pytest_qemuvm.spec.vm import Boot
 
-_CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(.*)")
+_CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(,server=on,wait=off)?(.*)")
+
+MONITOR = "monitor"
+"""The name of the descriptor on which QEMU listens for clients of its second monitor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Surroundings:
     """The session's tag; it stands on the command line of every process of the session."""
     run_dir: str
     """The VM's own directory."""
+    monitor: str
+    """Path of the unix socket of its second monitor."""
     arch: Architecture
     binary: str
     """Path of the QEMU binary."""
@@ -86,6 +91,8 @@ class MachinePlan:
     """The command line; ``{fd:NAME}`` stands for a descriptor that exists only at launch."""
     sockets: tuple[str, ...]
     """Names of the socket pairs of which QEMU inherits one end each."""
+    monitor: str
+    """Path of the socket on which it listens for clients of its second monitor, as the descriptor MONITOR."""
     agent_ports: tuple[str, ...]
     """Those of them that the guest's agent serves."""
     images: tuple[ImagePlan, ...]
@@ -131,7 +138,7 @@ class MachinePlan:
             if chardev is None:
                 words.append(word)
             else:
-                words.append(f"{'stdio' if chardev[2] == 'qmp' else 'null'},{chardev[1]}{chardev[3]}")
+                words.append(f"{'stdio' if chardev[2] == 'qmp' else 'null'},{chardev[1]}{chardev[4]}")
         return tuple(words)
 
     def as_dict(self) -> dict[str, Any]:
@@ -140,6 +147,7 @@ class MachinePlan:
             "name": self.name,
             "argv": list(self.argv),
             "sockets": list(self.sockets),
+            "monitor": self.monitor,
             "images": [asdict(image) for image in self.images],
             "devices": [{"id": device.fragment.id, "kind": device.kind.name} for device in self.devices],
             "nics": [asdict(nic) for nic in self.nics],

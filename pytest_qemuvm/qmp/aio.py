@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from pytest_qemuvm.errors import QmpError
+from pytest_qemuvm.errors import CommandError, QmpError, QmpTimeout
 from pytest_qemuvm.qmp.client import ExpectedEvent
+from pytest_qemuvm.qmp.jobs import JOB_EVENTS, Ask, concerns, follow, unfinished
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.events import Event, EventLog, EventWait, Match, Names
+    from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady
+    from pytest_qemuvm.qmp.passing import HasFileno
     from pytest_qemuvm.qmp.session import Call, Session, Timeout
 
 
 class AsyncQmp:
     """The same connection, log and errors as the synchronous face; cancelling a wait leaves it usable."""
 
-    def __init__(self, session: Session, *, own: bool = False) -> None:
+    def __init__(self, session: Session, add_fd: Callable[..., int], *, own: bool = False) -> None:
         self._session = session
+        self._add_fd = add_fd
         self._own = own
 
     @property
@@ -58,6 +63,52 @@ class AsyncQmp:
         except QmpError:
             self._session.note(call, "disconnected")
             raise
+
+    async def add_fd(
+        self,
+        fd: int | HasFileno,
+        *,
+        fdset_id: int | None = None,
+        opaque: str | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> int:
+        """Hand QEMU a duplicate of an open descriptor; see ``Qmp.add_fd``.
+
+        On a thread: it may have to wait for another thread that hands one over.
+        """
+        deadline = self._session.deadline(timeout)
+        act = partial(self._add_fd, fd, fdset_id=fdset_id, opaque=opaque, timeout=deadline)
+        return await asyncio.to_thread(act)
+
+    async def job(
+        self,
+        id: str,  # noqa: A002  # QEMU's word
+        *,
+        when_ready: WhenReady = "complete",
+        progress: Progress | None = None,
+        timeout: Timeout = None,  # noqa: ASYNC109  # as above
+    ) -> Job:
+        """Wait until a job has ended; see ``Qmp.job``."""
+        deadline = self._session.deadline(timeout)
+        steps = follow(id, self.events, when_ready, progress)
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as end:
+                return cast("Job", end.value)
+            if isinstance(step, Ask):
+                try:
+                    answer = await self.execute(step.command, step.arguments, timeout=deadline)
+                except CommandError as error:
+                    answer = error
+            else:
+                about = partial(concerns, job=id)
+                try:
+                    await self.wait_event(JOB_EVENTS, about, step.since, step.until(deadline))
+                except QmpTimeout:
+                    if deadline.expired:
+                        raise unfinished(id, self.events, deadline) from None
 
     async def wait_event(
         self,

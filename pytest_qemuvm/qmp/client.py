@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pytest_qemuvm.errors import QmpError
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
+from pytest_qemuvm.qmp.passing import HasFileno, hand_over
 from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
 from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pytest_qemuvm.host.deadline import Deadline
@@ -117,7 +119,7 @@ class Qmp:
         if self._aio is None:
             from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
 
-            self._aio = AsyncQmp(self._session, own=self._own)
+            self._aio = AsyncQmp(self._session, self.add_fd, own=self._own)
         return self._aio
 
     @property
@@ -154,7 +156,7 @@ class Qmp:
         if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
             self._learn(deadline)
         call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
-        return self._answer(call, deadline)
+        return self.answer(call, deadline)
 
     def _learn(self, deadline: Deadline) -> None:
         """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
@@ -183,10 +185,11 @@ class Qmp:
             for command, arguments in questions
         ]
         # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
-        answers = [self._answer(call, deadline) for call in reversed(calls)]
+        answers = [self.answer(call, deadline) for call in reversed(calls)]
         return answers[::-1]
 
-    def _answer(self, call: Call, deadline: Deadline) -> Any:
+    def answer(self, call: Call, deadline: Deadline) -> Any:
+        """Await the reply to a command that was sent, and return its value; for the helpers here."""
         return self._session.value(call, self._reply(call, deadline))
 
     def _reply(self, call: Call, deadline: Deadline) -> Mapping[str, Any]:
@@ -200,6 +203,43 @@ class Qmp:
         except BaseException:
             self._session.abandon(call)
             raise
+
+    def add_fd(
+        self,
+        fd: int | HasFileno,
+        *,
+        fdset_id: int | None = None,
+        opaque: str | None = None,
+        timeout: Timeout = None,
+    ) -> int:
+        """Hand QEMU a duplicate of an open descriptor and return the id of its set: ``/dev/fdset/<id>``.
+
+        ``fd`` is a number or has ``fileno()``, and stays the caller's. QEMU can open it only in the mode that
+        it has. ``fdset_id`` adds it to that set instead of a new one; ``opaque`` is for ``query-fdsets`` to
+        show. The set stays until ``remove-fd``. Raises SpecError for what is no open descriptor, and as
+        ``execute`` does.
+        """
+        self._session.loop.refuse_own_thread()
+        return hand_over(self, self._session, fd, fdset_id, opaque, self._session.deadline(timeout))
+
+    def job(
+        self,
+        id: str,  # noqa: A002  # QEMU's word
+        *,
+        when_ready: WhenReady = "complete",
+        progress: Progress | None = None,
+        timeout: Timeout = None,
+    ) -> Job:
+        """Wait until a job has ended, and return it as it was then; it is dismissed.
+
+        A job that becomes ready, such as a mirror, is told to ``complete``, or to ``cancel``, which leaves
+        the copy whole and the VM where it was; with ``leave`` this returns then. ``progress`` is called with
+        a percentage ten times a second, and with 100.0 at a good end. Jobs that have ended since the
+        connection was made are known too. Raises JobFailed, JobNotFound, QmpTimeout, after which the job goes
+        on, and QmpDisconnected.
+        """
+        steps = follow(id, self.events, when_ready, progress)
+        return wait_for(self, id, steps, self._session.deadline(timeout))
 
     def post(self, command: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Send a command and wait for nothing; its outcome shows in transcript and audit only.
@@ -257,9 +297,9 @@ class Qmp:
 
 
 class Client(Qmp):
-    """A monitor that is not one of the harness's own machines: a socket given by the caller."""
+    """A monitor that the harness itself is not connected to: a VM's second one, or a socket given."""
 
-    _own_loop: LoopThread | None = None
+    _owned: tuple[Callable[[], object], ...] = ()
 
     @classmethod
     def from_socket(
@@ -272,7 +312,8 @@ class Client(Qmp):
         """
         own = LoopThread() if loop is None else None
         client = cls(loop or own or LoopThread(), sock, timeout=timeout)
-        client._own_loop = own
+        if own is not None:
+            client.take_over(own.close)
         try:
             client.connect()
         except BaseException:
@@ -283,5 +324,10 @@ class Client(Qmp):
     def close(self) -> None:
         """Hang up, and end the loop thread if it is the client's own. Idempotent."""
         super().close()
-        if self._own_loop is not None:
-            self._own_loop.close()
+        owned, self._owned = self._owned, ()
+        for end in owned:
+            end()
+
+    def take_over(self, *ends: Callable[[], object]) -> None:
+        """Have these called when the client is closed: what it alone uses ends with it."""
+        self._owned = (*self._owned, *ends)

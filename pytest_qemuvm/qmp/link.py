@@ -92,8 +92,14 @@ class Link:
                 raise self.ending()
             if self._wire is None or self._life is None:
                 raise ConnectError("not connected yet", hint="call connect() first")
+            if call.descriptors is not None and not self._wire.passes_descriptors:
+                raise QmpError("descriptors can be passed over a unix socket only")
             self._calls[call.id] = call
-            self._wire.send(call.data)
+            try:
+                self._wire.send(call.data, call.descriptors)
+            finally:
+                # Those that were not handed over are nobody's now, also if no reply ever comes.
+                call.descriptors = None
 
     async def close(self) -> None:
         """End the connection and everybody's wait on it; returns when nothing of it is left. Idempotent."""

@@ -21,6 +21,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.names import checked_command
+from pytest_qemuvm.qmp.passing import Turns
 from pytest_qemuvm.qmp.policy import classify
 from pytest_qemuvm.qmp.transcript import Transcript, shorten
 from pytest_qemuvm.qmp.warden import Warden
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.qmp.audit import Outcome
     from pytest_qemuvm.qmp.link import Link
+    from pytest_qemuvm.qmp.outbox import Descriptors
     from pytest_qemuvm.qmp.policy import CommandClass
 
 DEFAULT_TIMEOUT = 30.0
@@ -82,6 +84,8 @@ class Call:
     """Its outcome is in the audit."""
     aside: bool = False
     """A question of the harness itself, which would only hide in the transcript what the test did."""
+    descriptors: Descriptors | None = None
+    """What travels with the command."""
 
     @property
     def seconds(self) -> float:
@@ -107,6 +111,7 @@ class Session:
         """Who judges what is to be sent, and has it noted."""
         self.events = EventLog(capacity)
         self.transcript = Transcript()
+        self.turns = Turns()
         self._sock = sock
         self._death = death
         self._timeout = timeout
@@ -155,6 +160,7 @@ class Session:
         allow_dangerous: bool = False,
         own: bool = False,
         aside: bool = False,
+        descriptors: Descriptors | None = None,
     ) -> Call:
         """Judge a command, send it and return at once: the one door through which every command goes.
 
@@ -178,7 +184,16 @@ class Session:
             self.warden.log(command, entry, given, own=own)
         call_id = f"qemuvm-{next(self._ids)}"
         data = f'{{"execute":"{command}","arguments":{encoded},"id":"{call_id}"}}'.encode()
-        call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
+        call = Call(
+            command,
+            given,
+            entry.class_,
+            call_id,
+            data,
+            started=begun,
+            aside=aside,
+            descriptors=descriptors,
+        )
         if not aside:
             shown = shown_arguments(command, given)
             self.transcript.sent(

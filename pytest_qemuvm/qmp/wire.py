@@ -18,10 +18,13 @@ from qemu.qmp import ConnectError as LibraryConnectError
 from qemu.qmp import Message, QMPClient, Runstate
 
 from pytest_qemuvm.errors import ConnectError
+from pytest_qemuvm.qmp.outbox import Outbox
 from pytest_qemuvm.qmp.transcript import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from pytest_qemuvm.qmp.outbox import Descriptors
 
 _LOGGER = "qemuvm"
 """The library logs what it also raises; all of it reaches the caller as an exception, so its log is silent
@@ -30,43 +33,6 @@ unless somebody has set a level for this name below ``qemu.qmp.protocol``."""
 
 _LINE_END = b"\n"
 """QEMU needs none; whoever else plays a monitor can read by lines."""
-
-
-class Outbox:
-    """What is to be sent over a socket, and how much of it has been: true after an interruption anywhere.
-
-    Ctrl-C raises KeyboardInterrupt between any two steps of the main thread. Were a send and the note of it
-    two steps, the next command would send the same bytes again, or wait for ever behind bytes long gone.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        # The bytes, and how many of them went with each send. Replaced as one, never changed in part.
-        self._state: tuple[bytes, list[int]] = (b"", [])
-
-    @property
-    def unsent(self) -> bytes:
-        """What the socket has not taken yet."""
-        data, sent = self._state
-        return data[sum(sent) :]
-
-    def send(self, data: bytes = b"") -> None:
-        """Add the data, and send what the socket takes without waiting; once it is broken, all is dropped."""
-        counts: list[int] = []
-        whole = self.unsent + data
-        self._state = (whole, counts)
-        try:
-            # One call into C both sends and notes the count: no signal handler runs in between.
-            counts.extend(map(self._sock.send, (whole,), (socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL,)))
-        except BlockingIOError:
-            pass
-        except OSError:
-            # The peer is gone, and whoever reads is about to find its last words and then the end.
-            self.clear()
-
-    def clear(self) -> None:
-        """Drop what is left."""
-        self._state = (b"", [])
 
 
 class Wire(QMPClient):
@@ -121,8 +87,13 @@ class Wire(QMPClient):
             {"version": greeting.QMP.version, "capabilities": greeting.QMP.capabilities} if greeting else {}
         )
 
-    def send(self, data: bytes) -> None:
-        """Send one encoded command, from any thread, and never wait.
+    @property
+    def passes_descriptors(self) -> bool:
+        """True where the socket can carry descriptors."""
+        return self._out.family == socket.AF_UNIX
+
+    def send(self, data: bytes, descriptors: Descriptors | None = None) -> None:
+        """Send one encoded command, with its descriptors, from any thread, and never wait.
 
         Not through asyncio: that would wake the loop's thread twice per command, and writing to a dead peer
         would make it drop the socket with the peer's last words unread.
@@ -130,7 +101,7 @@ class Wire(QMPClient):
         assert self._loop is not None
         with self._sending:
             try:
-                self._outbox.send(data + _LINE_END)
+                self._outbox.send(data + _LINE_END, descriptors)
             finally:
                 if self._outbox.unsent:
                     self._loop.call_soon_threadsafe(self._await_writable)

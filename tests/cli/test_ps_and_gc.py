@@ -1,66 +1,11 @@
 """``qemuvm ps`` and ``qemuvm gc``, with sessions of real pytests and real machines."""
 
 import json
-import subprocess
-import sys
-import tempfile
 
 import psutil
-import pytest
 
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.sweep import start_ticks
-
-SUITE = """
-import sys
-import pytest
-
-@pytest.fixture(scope="module")
-def shared(module_vm_factory):
-    return module_vm_factory("shared", template="bare")
-
-def test_first(shared, vm_factory, disk_factory):
-    vm = vm_factory("mine", template="bare")
-    other = vm_factory("other", template="bare")
-    other.stop()
-    vm.attach(disk_factory("16M", name="data"))
-    disk_factory("16M", name="spare")
-    print("up", vm.pid, shared.pid, flush=True)
-    sys.stdin.readline()
-"""
-
-
-@pytest.fixture
-def sessions(cache, tmp_path, monkeypatch):
-    """Start a pytest with machines; they are up when this returns, and wait for a line."""
-    # Short, as a directory for sockets has to be.
-    with tempfile.TemporaryDirectory(prefix="qv", dir="/tmp") as directory:
-        monkeypatch.setenv("TMPDIR", directory)
-        monkeypatch.setattr(tempfile, "tempdir", directory)
-        (tmp_path / "test_it.py").write_text(SUITE)
-        (tmp_path / "pytest.ini").touch()
-        started = []
-
-        def start():
-            options = ("-s", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "--qemu-real")
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *options],
-                cwd=tmp_path,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            started.append(process)
-            for line in process.stdout:
-                if line.startswith("up "):
-                    return process, *map(int, line.split()[1:])
-            pytest.fail(f"pytest ended with {process.wait()}")
-
-        yield start
-        for process in started:
-            process.kill()
-            process.communicate()
 
 
 def lives(pid):

@@ -187,7 +187,7 @@ def test_the_reference_names_all_that_can_be_said(names):
             | {"close", "as_dict", "end"},
         ),
         (Console, {"close"}),
-        (Qmp, {"connect", "close", "post", "inspect", "for_harness"}),
+        (Qmp, {"connect", "close", "post", "inspect", "for_harness", "answer"}),
         (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],

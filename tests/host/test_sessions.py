@@ -241,7 +241,15 @@ class TestLook:
             (directory / name).touch()
         with (directory / "used.qcow2").open() as file:
             runs, ended = sleeper("qv-test-living", pass_fds=[file.fileno()]), sleeper("qv-test-living")
-        vm = {"owner": "test_a.py::t", "test": "", "template": "bare", "memory": 1, "cpus": 1, "disks": []}
+        vm = {
+            "owner": "test_a.py::t",
+            "test": "",
+            "template": "bare",
+            "memory": 1,
+            "cpus": 1,
+            "monitor": "/nowhere",
+            "disks": [],
+        }
         disk = {"size": 512, "owner": "test_a.py::t"}
         record = {
             "boot": sweep.boot_id(),

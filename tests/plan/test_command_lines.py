@@ -13,7 +13,7 @@ import pytest
 from pytest_qemuvm import DiskSpec, DriverSpec, NicSpec, SerialSpec, VMSpec
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.errors import SpecError
-from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.plan import MONITOR, Surroundings, plan_machine
 from pytest_qemuvm.spec.boot import KernelBoot
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -22,6 +22,7 @@ WORLD = Surroundings(
     name="vm0",
     tag="qv-0000000000",
     run_dir="/run/qemuvm/vm0",
+    monitor="/run/qemuvm/qmp@0",
     arch=ARCHITECTURES["x86_64"],
     binary="/usr/bin/qemu-system-x86_64",
     accelerator="tcg",
@@ -172,13 +173,14 @@ def test_a_kernel_for_a_machine_without_a_guest_is_refused(tmp_path):
 
 def test_descriptors_are_filled_in_at_launch_and_replaced_for_a_shell():
     plan = plan_machine(*SPECS["serials-balloon-args"])
-    numbers = {name: 100 + index for index, name in enumerate(plan.sockets)}
+    numbers = {name: 100 + index for index, name in enumerate((*plan.sockets, MONITOR))}
     filled = plan.argv_with(numbers)
     assert "{fd:" not in " ".join(filled)
     assert f"socket,id=qmp,fd={numbers['qmp']}" in filled
     by_hand = plan.standalone_argv()
     assert "{fd:" not in " ".join(by_hand)
     assert "stdio,id=qmp" in by_hand
+    assert "null,id=qmp2" in by_hand
     assert not any(word.startswith("socket,") for word in by_hand)
 
 

@@ -29,6 +29,11 @@ def instances():
         "missing": ("zombie",),
         "remains": ("a: busy",),
         "suggestions": ("query-status",),
+        "sessions": ("qv-1", "qv-2"),
+        "job": "backup0",
+        "error": "No space left on device",
+        "cancelled": False,
+        "stopped": True,
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):
