@@ -34,7 +34,7 @@ BAD = [
         "a\u2028",
     ),
     *('quit"', "quit\\", "{}", "\ud800", "x" * 101),
-    *(None, 7, b"quit", ["quit"], object()),
+    *(None, 7, b"quit", ["quit"], 1.5),
 ]
 
 
