@@ -37,7 +37,9 @@ class Catalogue:
 
         A value is judged where QEMU's type of it says all: bool, int and str. The rest is QEMU's to judge.
         """
-        known = self._known(qmp, device.driver, deadline)
+        if device.driver not in self._properties:
+            self._properties[device.driver] = self._ask(qmp, device.driver, deadline)
+        known = self._properties[device.driver]
         if known is None:
             return
         for key, value in device.properties.items():
@@ -54,18 +56,18 @@ class Catalogue:
     def check_arguments(self, qmp: Qmp, arguments: Mapping[str, Any]) -> None:
         """Raise InvalidArguments for arguments of ``device_add`` that the device does not have.
 
-        A str is not judged, whatever its property is: some versions of QEMU read a number from it. What
-        cannot be asked about is QEMU's to judge as well.
+        A str is not judged, whatever its property is: some versions of QEMU read a number from it. A driver
+        that QEMU does not list is QEMU's to judge: to list all that it has, it loads all of its modules, and
+        some that do not fit would end it.
         """
         driver = arguments["driver"]
-        try:
-            known = self._known(qmp, driver, Deadline.after(_ASK_SECONDS))
-        except SpecError as error:
-            raise InvalidArguments(error.brief, hint=error.hint, path="arguments.driver") from error
-        except QmpError:
-            return
+        known = self._properties.get(driver)
         if known is None:
-            return
+            try:
+                known = _listing(qmp, driver, Deadline.after(_ASK_SECONDS))
+            except QmpError:
+                return
+            self._properties[driver] = known
         for key, value in arguments.items():
             if key in PLACE:
                 continue
@@ -88,11 +90,6 @@ class Catalogue:
         if found.bus in _NEVER_PLUGGED:
             return f"{driver} sits on the {found.bus} bus: give it to the machine at its launch, by devices="
         return found.belongs()
-
-    def _known(self, qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str] | None:
-        if driver not in self._properties:
-            self._properties[driver] = self._ask(qmp, driver, deadline)
-        return self._properties[driver]
 
     def _ask(self, qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str] | None:
         """Return a device's properties with their types, or None for one that has no list of them."""

@@ -194,7 +194,6 @@ def test_what_the_running_qemu_does_not_know_is_not_sent(vm, noted):
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        ({"driver": "virtio-rng-pcy", "id": "x"}, "arguments.driver"),
         ({"driver": "usb-kbd", "id": "x", "dispaly": "y"}, "arguments.dispaly"),
         ({"driver": "virtio-rng-pci", "id": "x", "max-bytes": 1.5}, "arguments.max-bytes"),
         ({"driver": "virtio-rng-pci", "id": "x", "ats": 1}, "arguments.ats"),
@@ -205,6 +204,12 @@ def test_the_properties_of_a_device_are_checked(vm, arguments, path):
         vm.qmp.execute("device_add", arguments)
     assert caught.value.path == path
     assert caught.value.hint is None or "did you mean" in caught.value.hint
+
+
+def test_a_device_that_qemu_does_not_have_is_qemus_to_refuse(vm):
+    with pytest.raises(CommandError):
+        vm.qmp.execute("device_add", {"driver": "virtio-rng-pcy", "id": "x"})
+    assert vm.state == "running"
 
 
 def test_a_device_with_good_properties_is_added(vm):
