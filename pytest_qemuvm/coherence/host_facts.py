@@ -57,12 +57,12 @@ class ProcessScan:
                 if self._strangers.get(key, now) < now or pid == os.getpid():
                     continue
                 fact = self._look(key)
+                if fact is not None:
+                    found.append(fact)
+                elif key not in self._strangers:
+                    self._strangers[key] = now + self._patience(pid)
             except OSError:  # gone meanwhile
                 continue
-            if fact is not None:
-                found.append(fact)
-            else:
-                self._strangers.setdefault(key, now + self._patience(pid))
         self._strangers = {key: until for key, until in self._strangers.items() if key in seen}
         self._ours = {key: argv for key, argv in self._ours.items() if key in seen}
         return frozenset(found)
