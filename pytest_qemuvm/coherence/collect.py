@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.coherence.facts import Facts, Failure, Graph, Ledger, VMFacts
 from pytest_qemuvm.coherence.graph import read_graph
-from pytest_qemuvm.coherence.host_facts import ProcessScan, files_below, lockers, network_devices
+from pytest_qemuvm.coherence.host_facts import (
+    ProcessScan,
+    files_below,
+    lockers,
+    network_devices,
+    open_files,
+)
 from pytest_qemuvm.errors import QmpDisconnected
 from pytest_qemuvm.host.chains import chain_of
 from pytest_qemuvm.host.deadline import Deadline
@@ -32,6 +38,7 @@ class Machine:
 
     name: str
     alive: Callable[[], bool]
+    pid: int | None
     exit_status: Callable[[], int | None]
     qmp: Qmp | None
     unseen_panic: Callable[[], str | None]
@@ -92,15 +99,24 @@ class FactCollector:
     def _look_at(self, machine: Machine, seconds: float, failures: list[Failure]) -> VMFacts:
         """Look at a VM; a QEMU that is alive and does not answer is a failure of the check."""
         if not machine.alive() or machine.qmp is None:
-            return VMFacts(False, None, machine.exit_status(), machine.unseen_panic())
+            return VMFacts(
+                alive=False, exit_status=machine.exit_status(), unseen_panic=machine.unseen_panic()
+            )
         graph: Graph | None = None
         try:
             graph = read_graph(machine.qmp, Deadline.after(seconds))
         except QmpDisconnected:
-            return VMFacts(machine.alive(), None, machine.exit_status(), machine.unseen_panic())
+            return VMFacts(
+                machine.alive(), exit_status=machine.exit_status(), unseen_panic=machine.unseen_panic()
+            )
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
             failures.append(Failure(f"the graph of VM {machine.name}", f"{type(error).__name__}: {error}"))
-        return VMFacts(True, graph, None, machine.unseen_panic())
+        return VMFacts(
+            alive=True,
+            graph=graph,
+            open_files=open_files(machine.pid) if machine.pid is not None else frozenset(),
+            unseen_panic=machine.unseen_panic(),
+        )
 
 
 def _broken_chains(images: Mapping[str, tuple[Path, str]]) -> dict[str, str]:

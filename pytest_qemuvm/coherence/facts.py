@@ -43,6 +43,8 @@ class VMFacts:
     """Its process runs."""
     graph: Graph | None = None
     """None where it does not run, or does not answer."""
+    open_files: frozenset[str] = NOTHING
+    """Paths that its process has open, as the kernel names them."""
     exit_status: int | None = None
     """Of the process that was started last, if it has ended; negative: the signal that killed it."""
     unseen_panic: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -151,8 +152,8 @@ def lockers(paths: Iterable[Path], ours: frozenset[int]) -> Mapping[Path, tuple[
     if not suspects:
         return {}
     holding: dict[Path, set[int]] = {}
-    for pid, target in _open_files():
-        if target in suspects and pid not in ours:
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):  # noqa: PTH208
+        for target in open_files(pid).intersection(suspects) if pid not in ours else ():
             holding.setdefault(suspects[target], set()).add(pid)
     return {path: tuple(sorted(pids)) for path, pids in holding.items()}
 
@@ -164,14 +165,17 @@ def _locked_inodes() -> set[int]:
     return {int(field[5].rpartition(":")[2]) for field in fields if len(field) > 5}
 
 
-def _open_files() -> Iterator[tuple[int, str]]:
-    for entry in os.listdir("/proc"):  # noqa: PTH208  # rare, but a long list
-        if entry.isdigit():
-            try:
-                for fd in os.listdir(f"/proc/{entry}/fd"):  # noqa: PTH208
-                    yield int(entry), os.readlink(f"/proc/{entry}/fd/{fd}")  # noqa: PTH115
-            except OSError:  # gone, or somebody else's
-                continue
+def open_files(pid: int) -> frozenset[str]:
+    """Return the paths that a process has open; none of one that is gone or somebody else's."""
+    found = set()
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                    found.add(os.readlink(entry.path))  # noqa: PTH115  # a score of them in each check
+    except OSError:
+        pass
+    return frozenset(found)
 
 
 def network_devices(tag: str) -> frozenset[str]:

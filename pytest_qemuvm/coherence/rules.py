@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.coherence.facts import Facts, Graph, Ledger, VMEntry, VMFacts
+from pytest_qemuvm.coherence.facts import Facts, Ledger, VMEntry, VMFacts
 from pytest_qemuvm.coherence.finding import Finding
 
 if TYPE_CHECKING:
@@ -209,8 +209,9 @@ def _holders(after: Facts, ledger: Ledger) -> dict[str, tuple[str, ...]]:
     having: dict[str, tuple[str, ...]] = {}
     for entry in ledger.vms:
         seen = after.vms.get(entry.name)
-        graph = seen.graph if seen and seen.graph else Graph()
-        for path in graph.images:
+        if seen is None:
+            continue
+        for path in seen.open_files | (seen.graph.images if seen.graph else frozenset()):
             having[path] = (*having.get(path, ()), entry.name)
     return having
 

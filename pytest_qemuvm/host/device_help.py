@@ -37,14 +37,19 @@ class Driver(NamedTuple):
 def read_drivers(text: str) -> dict[str, Driver]:
     """Return the drivers that a user may name, by their names and aliases.
 
-    ``text`` is what ``-device help`` or the human monitor's ``info qdm`` prints.
+    ``text`` is what ``-device help`` prints.
     """
     found = {}
-    for name, bus, alias, rest in _LINE.findall(text.replace("\r", "")):
+    for name, bus, alias, rest in _LINE.findall(text):
         if "no-user" not in rest:
             for known_as in filter(None, (name, alias)):
                 found[known_as] = Driver(name, bus or None)
     return found
+
+
+def drivers_of(binary: str) -> dict[str, Driver]:
+    """Return the drivers of a QEMU, which is started to be asked; none where it does not answer."""
+    return read_drivers(_ask(binary, "help"))
 
 
 def right_name(binary: str, log: str) -> str | None:
@@ -54,10 +59,10 @@ def right_name(binary: str, log: str) -> str | None:
     and where QEMU does not answer. ``binary`` is started to be asked.
     """
     if found := _UNKNOWN_DEVICE.search(log):
-        known = list(read_drivers(_ask(binary, "help")))
+        known = list(drivers_of(binary))
         return f"{found[1]!r}: {nearest(found[1], known)}" if known else None
     if found := _WRONG_BUS.search(log):
-        driver = read_drivers(_ask(binary, "help")).get(found[1])
+        driver = drivers_of(binary).get(found[1])
         return driver.belongs() if driver else None
     if found := _UNKNOWN_PROPERTY.search(log):
         known = _OPTION.findall(_ask(binary, f"{found[1]},help"))

@@ -147,15 +147,27 @@ def remove_link(name: str) -> bool:
 def seize(path: str) -> int | None:
     """Take the lock of a lease that nobody holds; return its descriptor, or None where it is held or gone."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return take(path)
     except OSError:
         return None
+
+
+def take(path: str, flags: int = 0) -> int | None:
+    """Take the lock of a lease; return its descriptor, or None where it is held or was just unlinked.
+
+    With ``flags=os.O_CREAT`` its file is made if it is missing. Raises OSError where it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its holder may have unlinked the file between our open and our lock: then it locks nothing.
         if is_still(path, descriptor):
             return descriptor
-    except OSError:
+    except BlockingIOError:
         pass
+    except BaseException:
+        os.close(descriptor)
+        raise
     os.close(descriptor)
     return None
 

@@ -50,6 +50,7 @@ def machine(vm: VM) -> Machine:
     return Machine(
         vm.name,
         alive=lambda: live is not None and live.alive,
+        pid=live.process.pid if live is not None else None,
         exit_status=lambda: live.process.status() if live is not None else None,
         qmp=live.qmp if live is not None else None,
         unseen_panic=lambda: vm.unseen_panic,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import CommandError, QmpError, SpecError, nearest
-from pytest_qemuvm.host.device_help import read_drivers
+from pytest_qemuvm.errors import CommandError, SpecError, nearest
+from pytest_qemuvm.host.device_help import drivers_of
 from pytest_qemuvm.spec.properties import PLACE
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _NEVER_PLUGGED = ("ISA", "System")
 class Catalogue:
     """The devices of one QEMU binary; each driver is asked about once in a session."""
 
-    def __init__(self) -> None:
+    def __init__(self, binary: str | None = None) -> None:
+        self._binary = binary
         self._properties: dict[str, dict[str, str] | None] = {}
 
     def check(self, qmp: Qmp, device: AddDevice, deadline: Deadline) -> None:
@@ -47,14 +49,11 @@ class Catalogue:
                     f"the property {key!r} of {device.driver!r} is {wanted}, which {value!r} is not"
                 )
 
-    def hint(self, qmp: Qmp, driver: str, refusal: str, deadline: Deadline) -> str | None:
+    def hint(self, driver: str, refusal: str) -> str | None:
         """Return where a device belongs that QEMU refused to have where it was put."""
         if not _WRONG_BUS.search(refusal):
             return None
-        try:
-            found = self._drivers(qmp, deadline).get(driver)
-        except QmpError:  # the refusal is what went wrong, with or without a hint
-            return None
+        found = self._drivers.get(driver)
         if found is None:
             return None
         if found.bus in _NEVER_PLUGGED:
@@ -66,8 +65,10 @@ class Catalogue:
         try:
             return _listing(qmp, driver, deadline)
         except CommandError:
-            # It may be one of QEMU's other names for a device, which only the human monitor tells.
-            known = self._drivers(qmp, deadline)
+            # It may be one of QEMU's other names for a device, which no command tells.
+            known = self._drivers
+        if not known:
+            return None  # then QEMU is to judge
         if driver not in known:
             raise SpecError(f"QEMU has no device {driver!r}", hint=nearest(driver, known))
         try:
@@ -75,11 +76,14 @@ class Catalogue:
         except CommandError:
             return None
 
-    def _drivers(self, qmp: Qmp, deadline: Deadline) -> dict[str, Driver]:
-        text = qmp.execute(
-            "human-monitor-command", {"command-line": "info qdm"}, timeout=deadline, allow_dangerous=True
-        )
-        return read_drivers(text)
+    @cached_property
+    def _drivers(self) -> dict[str, Driver]:
+        """All devices by name, as another QEMU of the same binary lists them.
+
+        Not the one that runs: to list them it loads all its modules, and one that does not fit, as after an
+        upgrade of the package, ends it (QEMU 10.0).
+        """
+        return drivers_of(self._binary) if self._binary is not None else {}
 
 
 def _listing(qmp: Qmp, driver: str, deadline: Deadline) -> dict[str, str]:

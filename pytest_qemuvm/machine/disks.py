@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 RESIZE_SECONDS = 30.0
 SERIAL_LENGTH = 20
 """Characters of a serial that virtio passes on to the guest."""
-TURN_SECONDS = 60.0
-"""How long another thread's plug or unplug, 30 seconds each unless told otherwise, is waited for."""
+TURN_SECONDS = 90.0
+"""How long another thread's plug or unplug is waited for."""
 
 
 @dataclass

@@ -18,6 +18,8 @@ from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.machine.books import Books
+from pytest_qemuvm.machine.catalogue import Catalogue
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
@@ -113,11 +115,19 @@ class Harness:
         )
         extensions = extensions or Extensions()
         self._services = Services(
-            self.tag, self.root, self._loop, self._provisioner, self, extensions.kinds, acting
+            self.tag,
+            self.root,
+            self._loop,
+            self._provisioner,
+            self,
+            extensions.kinds,
+            acting,
+            Catalogue(capabilities.binary.path if capabilities.binary else None),
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
-        self.observer = Observer(self, extensions.rules, extensions.collectors)
+        self._books = Books(self.tag, self.root, self.vms, self._shelf, self._library, self._provisioner)
+        self.observer = Observer(self._books, extensions.rules, extensions.collectors)
         """Checks the session's books."""
 
     @property
@@ -321,23 +331,6 @@ class Harness:
                 del self._owners[vm.name]
                 self._started_by.pop(vm.name, None)
 
-    def modified_templates(self) -> dict[str, tuple[str, ...]]:
-        """Return the changed files of templates by name; what was not touched is not read."""
-        return {
-            template.name: tuple(str(path) for path in changed)
-            for template in self._library.all()
-            if (changed := template.changed_files())
-        }
-
-    def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory: its record, and what was made for templates."""
-        made = (path for template in self._library.all() for path in template.own_files)
-        return frozenset((*self._provisioner.own_files, *made))
-
-    def own_processes(self) -> frozenset[int]:
-        """Return the pids of the session's own helpers: its reaper."""
-        return self._provisioner.helpers
-
     def end(self, owner: str, *, is_test: bool) -> EndOfScope:
         """End what was made for an owner, checked before it goes; see ``scope.end_scope``."""
         return end_scope(self, owner, is_test=is_test)
@@ -362,28 +355,9 @@ class Harness:
     def as_dict(self) -> dict[str, Any]:
         """Return the session as plain data, for listings: what was made and for whom."""
         with self._lock:
-            vms = [
-                {
-                    "name": vm.name,
-                    "template": vm.spec.template,
-                    "memory": vm.spec.bytes,
-                    "cpus": vm.spec.cpus,
-                    "owner": self._owners[vm.name],
-                    "test": self._started_by[vm.name],
-                    "disks": [image.path for image in vm.plan.images],
-                    "monitor": vm.plan.monitor,
-                }
-                for vm in self._vms.values()
-                if vm.name in self._started_by
+            started = [
+                (vm, self._owners[name], self._started_by[name])
+                for name, vm in self._vms.items()
+                if name in self._started_by
             ]
-        disks = [
-            {
-                "name": disk.name,
-                "path": str(disk.path),
-                "format": disk.record.format,
-                "size": disk.size,
-                "owner": owner,
-            }
-            for disk, owner in self._shelf.with_owners()
-        ]
-        return {"tag": self.tag, "mode": self.mode, "vms": vms, "disks": disks}
+        return self._books.listing(started)

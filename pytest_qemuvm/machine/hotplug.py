@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
-PLUG_SECONDS = 30.0
+PLUG_SECONDS = 60.0
 SETTLED = "/run/qemuvm/settled"
 """The built-in guest makes this file when its hot-plug services run."""
 _ROLLBACK_SECONDS = 10.0
@@ -239,7 +239,7 @@ class HotPlug:
             raise SpecError(
                 f"QEMU refused to plug {command.arguments.get('id', 'it')}: {error.desc}",
                 error.details,
-                self._catalogue.hint(self._live.qmp, driver, error.desc, deadline),
+                self._catalogue.hint(driver, error.desc),
             ) from error
 
     def _verify_present(self, device: HotDevice) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VM
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live, StopStep
+from pytest_qemuvm.machine.record import Recorder
 from pytest_qemuvm.machine.uses import LAUNCH, Uses
 
 if TYPE_CHECKING:
@@ -19,25 +19,13 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.guest.console import Console
+    from pytest_qemuvm.machine.record import VMRecord
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan import MachinePlan, PlannedNic
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.vm import VMSpec
 
 STOP_SECONDS = 20.0
-_HALTS = ("GUEST_PANICKED", "SHUTDOWN", "BLOCK_IO_ERROR", "WATCHDOG")
-
-
-@dataclass
-class VMRecord:
-    """What was recorded of a VM, to be compared with what is the case; tests may falsify it."""
-
-    name: str
-    state: str = "stopped"
-    """``stopped``, ``running`` or ``paused``."""
-    pid: int | None = None
-    starts: int = 0
-    """How often it was started."""
 
 
 class Lifecycle:
@@ -57,7 +45,7 @@ class Lifecycle:
     ) -> None:
         self.name = name
         self.spec = spec
-        self._record = VMRecord(name)
+        self._recorder = Recorder(name)
         self.stopped_by: StopStep | None = None
         """What ended the last run: ``powerdown``, ``quit``, ``term`` or ``kill``."""
         self._plan = plan
@@ -72,13 +60,11 @@ class Lifecycle:
         self._is_prepared = False
         self._is_deleted = False
         self._earlier_panic: str | None = None
-        self._noted = 0
-        """The number of the newest event that the record takes into account."""
         self._changing = threading.Lock()
         self._looking = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<VM {self.name!r}: {self.spec}; recorded {self._record.state}>"
+        return f"<VM {self.name!r}: {self.spec}; recorded {self._recorder.record.state}>"
 
     # What it is
 
@@ -91,7 +77,7 @@ class Lifecycle:
                     self._settle()
                 finally:
                     self._changing.release()
-        return self._record
+        return self._recorder.record
 
     @property
     def plan(self) -> MachinePlan:
@@ -191,11 +177,10 @@ class Lifecycle:
         with self._change("reconcile"):
             self._earlier_panic = None
             if self._live is not None and self._live.alive:
-                self._record.state = "paused" if self.state == "paused" else "running"
-                self._record.pid = self._live.process.pid
+                self._recorder.switched(self._live, "paused" if self.state == "paused" else "running")
             else:
                 self._reap()
-                self._record.state, self._record.pid = "stopped", None
+                self._recorder.stopped()
 
     def transcript(self) -> list[str]:
         """Return the last QMP exchanges of this run or the last one, one line each."""
@@ -213,7 +198,7 @@ class Lifecycle:
             if self._live is not None:
                 if self._live.alive:
                     raise AlreadyRunning(f"VM {self.name!r} is running", f"pid {self._live.process.pid}")
-                if self._record.state != "stopped":
+                if self._recorder.record.state != "stopped":
                     raise VMStateError(
                         f"the process of VM {self.name!r} was ended from outside",
                         f"exit status {self._live.process.status()}",
@@ -237,9 +222,7 @@ class Lifecycle:
         live.on_close(self._uses.end_plugged)
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         self._live = self._last = live
-        self._record.state, self._record.pid = "running", live.process.pid
-        self._record.starts += 1
-        self._noted = live.qmp.events.last
+        self._recorder.started(live)
         services.registry.vm_started(self)
         try:
             live.await_guest(deadline)
@@ -357,27 +340,11 @@ class Lifecycle:
         if live is None:
             return
         if live.alive:
-            self._settle_pause(live)
+            self._recorder.follow(live)
         elif live.ended_in_order():
             self.stopped_by = live.stopped_by or "quit"
             self._reap()
-            self._record.state, self._record.pid = "stopped", None
-
-    def _settle_pause(self, live: Live) -> None:
-        """Take note that the test had its processors stopped or started by a command of its own."""
-        events = live.qmp.events
-        last = events.last
-        if last == self._noted:
-            return
-        newer = events.since(self._noted, (*_HALTS, "STOP", "RESUME"))
-        if newer and newer[-1].name == "RESUME":
-            self._record.state = "running"
-        elif newer and {event.name for event in newer}.intersection(_HALTS):
-            # It stopped for another reason, which is a state of its own until it runs again.
-            return
-        elif newer:
-            self._record.state = "paused"
-        self._noted = newer[-1].seq if newer else last
+            self._recorder.stopped()
 
     def _running(self) -> Live:
         live = self._live
@@ -395,7 +362,7 @@ class Lifecycle:
             self.stopped_by = live.stop(first)
         finally:
             self._reap()
-            self._record.state, self._record.pid = "stopped", None
+            self._recorder.stopped()
 
     def _reap(self) -> None:
         live, self._live = self._live, None
@@ -411,5 +378,4 @@ class Lifecycle:
         since = live.qmp.events.last
         live.qmp.execute(command)
         live.qmp.wait_event(event, since=since)
-        self._record.state = after
-        self._noted = live.qmp.events.last
+        self._recorder.switched(live, after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_qemuvm.coherence import FactCollector, Facts, Finding, Ledger, Scene, apply
 from pytest_qemuvm.coherence.cleaning import (
@@ -23,44 +23,16 @@ from pytest_qemuvm.machine.accounts import disk_entry, machine, vm_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from pytest_qemuvm.coherence import Collector, Graph, Rule
     from pytest_qemuvm.coherence.facts import VMEntry
-    from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.books import Books
     from pytest_qemuvm.machine.lifecycle import Lifecycle
     from pytest_qemuvm.machine.vm import VM
 
 
 _LASTING = frozenset({"check_error", "foreign_lock", "template_modified", "broken_backing_chain"})
 """Kinds that there is no inverse for."""
-
-
-class Books(Protocol):
-    """What the observer reads of its session."""
-
-    tag: str
-    root: Path
-
-    @property
-    def disk_dir(self) -> Path:
-        """Where disks are."""
-        ...
-
-    def vms(self) -> list[VM]:
-        """Return all VMs."""
-
-    def disks(self) -> list[Disk]:
-        """Return all disks."""
-
-    def modified_templates(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the changed files of templates."""
-
-    def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory."""
-
-    def own_processes(self) -> frozenset[int]:
-        """Return the pids of the session's own helpers."""
 
 
 class Observer:

@@ -6,8 +6,6 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_qemuvm.machine.catalogue import Catalogue
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
@@ -15,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.lifecycle import Lifecycle
 
 
@@ -42,7 +41,7 @@ class Services:
     """What can be plugged."""
     acting: Callable[[], str]
     """Return the test, module or session on whose behalf something is done now."""
-    catalogue: Catalogue = field(default_factory=Catalogue)
+    catalogue: Catalogue
     """What is known of QEMU's devices."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 

@@ -96,7 +96,7 @@ sys.path[:0] = {path!r}
 from pytest_qemuvm.cli import main, survey
 from pytest_qemuvm.host import apt, dnf, kvm
 from pytest_qemuvm.spec.settings import resolve
-import pytest_qemuvm.host.locks
+import filelock, pytest_qemuvm.host.locks
 os.environ["QEMUVM_CACHE"] += "-of-root"
 survey.survey(resolve({{}}, {{}}, {{}}))  # imports all the rest while it may be read
 os.environ["QEMUVM_CACHE"] += "-of-nobody"

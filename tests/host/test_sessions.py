@@ -135,7 +135,7 @@ class TestLease:
             for turn in range(200):
                 lease = Lease(root, f"qv-test-{turn}", Origin("/"))
                 lease.take()
-                assert lease._lock.in_force
+                assert lease.in_force
                 lease.release()
         finally:
             done.set()
@@ -152,7 +152,7 @@ class TestCollect:
         assert left.wait(timeout=10) == -9
         assert sorted(path.name for path in root.iterdir()) == ["qv-test-living", "qv-test-living.lease"]
         assert machine.poll() is None
-        assert lease._lock.in_force
+        assert lease.in_force
 
     def test_a_dry_run_finds_the_same_and_removes_nothing(self, root, dead, sleeper):
         left = sleeper("qv-test-dead")

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.host.locks import FileLock
+from pytest_qemuvm.host.lease import Lease, Origin
 from pytest_qemuvm.host.process import TAG_VARIABLE
 
 NEIGHBOUR = "qv-neighbour"  # conftest.py does not count it among the remains
@@ -19,12 +18,13 @@ WAITS = BARE + "import time\ndef test_it(vm):\n    print('up', flush=True)\n    
 
 
 @pytest.fixture(autouse=True)
-def neighbour(remains):
+def neighbour(remains, monkeypatch):
     """Have another session live in the same place, and see after each test that it was not touched."""
     root = remains.directory / f"qemuvm-{os.getuid()}"
     root.mkdir(mode=0o700)
-    lease = FileLock(root / f"{NEIGHBOUR}.lease", "the neighbour")
-    lease.acquire(Deadline.after(0))
+    monkeypatch.setattr("pytest_qemuvm.host.lease.runtime_root", lambda: root)
+    lease = Lease(root, NEIGHBOUR, Origin("elsewhere"))
+    lease.take()
     (root / NEIGHBOUR / "vm0").mkdir(parents=True)
     code = "import time; time.sleep(900)"
     with subprocess.Popen(
@@ -37,8 +37,8 @@ def neighbour(remains):
             assert (root / NEIGHBOUR / "vm0").is_dir()
         finally:
             machine.kill()
-            lease.release(remove=True)
             shutil.rmtree(root / NEIGHBOUR)
+            lease.release()
 
 
 @pytest.fixture

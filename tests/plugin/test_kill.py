@@ -4,6 +4,7 @@
 gone.
 """
 
+import contextlib
 import os
 import random
 import subprocess
@@ -11,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.sweep import start_ticks
 
 KILLS = int(os.environ.get("QEMUVM_KILLS", "6"))
@@ -23,13 +24,11 @@ LONGEST = 30.0
 QUIETLY = ("-p", "no:cacheprovider", "-p", "no:asyncio", "--qemu-real", "-q")
 
 CONFTEST = """
-import os
-import time
 import pytest
 
 def phase(name):
     with open("phase", "a") as file:
-        file.write(f"{time.time()} {name}\\n")
+        file.write(f"{name}\\n")
 
 phase("starting")
 
@@ -150,22 +149,29 @@ def start(pytester, run, remains):  # run prepares the environment
         process.communicate()
 
 
-def seconds_until(condition, since):
+def seconds_until(condition, since, beside):
     """Return how long it has taken until it holds, or None if that is too long."""
     while not condition():
         if time.monotonic() - since > LONGEST:
             return None
-        psutil.wait_procs([], timeout=0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pytest.fail(f"the session beside it ended with {beside.wait(0.02)}")
     return time.monotonic() - since
 
 
-def spans(phases, began):
-    """Return when a run came to its first test, and when to the end of the last; the rest is up to xdist."""
-    lines = [line.split(" ", 1) for line in phases.read_text().splitlines()]
-    return [
-        next(float(when) for when, name in lines if name == phase) - began
-        for phase in ("preparing", "finishing")
-    ]
+def killed_at(victim, phases, line, delay):
+    """Kill a run once it has told of so many phases, and a moment later; return in which that was."""
+    until = Deadline.after(120)
+    while len(phases.read_text().splitlines()) < line and victim.poll() is None:
+        assert not until.expired
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            victim.wait(0.005)
+    try:
+        victim.wait(delay)
+    except subprocess.TimeoutExpired:
+        victim.kill()
+        return phases.read_text().splitlines()[-1]
+    return "(had ended)"
 
 
 def test_whenever_pytest_is_killed_nothing_is_left_and_others_live_on(pytester, start, remains):
@@ -184,32 +190,24 @@ def test_whenever_pytest_is_killed_nothing_is_left_and_others_live_on(pytester, 
     known = {}
     for options in ((), ("-n", "2")):
         phases.unlink()
-        began = time.time()
         whole = start("victim", *options)
         said, _ = whole.communicate(timeout=120)
         assert whole.returncode == 0, said
-        known[options] = spans(phases, began)
+        known[options] = len(phases.read_text().splitlines())
         assert place.all() == before
 
     table = {}
     for number in range(KILLS):
         options = () if number % 2 else ("-n", "2")
-        first, last = known[options]
-        # Mostly while there are machines; else most of the time would go to starting Python.
         dice = random.Random(number)
-        moment = dice.uniform(0, first) if dice.random() < 0.25 else dice.uniform(first * 0.9, last * 1.1)
-        phases.write_text("0 starting\n")
+        phases.write_text("not begun\n")
         victim = start("victim", *options)
-        try:
-            victim.wait(moment)
-            hit = "(had ended)"
-        except subprocess.TimeoutExpired:
-            victim.kill()
-            hit = phases.read_text().splitlines()[-1].partition(" ")[2]
+        # Counted in what it has done, not in seconds: that is as random on a busy host as on an idle one.
+        hit = killed_at(victim, phases, dice.randint(1, known[options] + 1), dice.uniform(0, 0.05))
         since = time.monotonic()
         victim.wait()
-        ours = seconds_until(lambda: place.machines() == machines, since)
-        everything = seconds_until(lambda: place.all() == before, since)
+        ours = seconds_until(lambda: place.machines() == machines, since, beside)
+        everything = seconds_until(lambda: place.all() == before, since, beside)
         left = [now ^ then for now, then in zip(place.all(), before, strict=True)]
         assert None not in (ours, everything), (number, options, hit, left)
         table.setdefault(("-n 2" if options else "alone", hit), []).append((ours, everything))

@@ -16,7 +16,9 @@ def fds():
 
 
 @pytest.mark.parametrize("base", ["bare", "tiny"])
-def test_from_a_template_to_nothing_left(template_factory, vm_factory, disk_factory, qemuvm, image, base):
+def test_from_a_template_to_nothing_left(
+    template_factory, vm_factory, disk_factory, qemuvm, coherence, image, base
+):
     before = (qemuvm.vms(), qemuvm.disks(), qemuvm.templates())
     boot = "none" if base == "bare" else None  # there is nothing on the image that would let a disk go
     template = template_factory("flow", base=base, image=image, format="qcow2", memory="192M", boot=boot)
@@ -26,9 +28,11 @@ def test_from_a_template_to_nothing_left(template_factory, vm_factory, disk_fact
     pid = vm.pid
     vm.attach(disk)
     assert (disk.holder, vm.state) == ("flow-vm", "running")
+    assert coherence.check() == []
     vm.detach(disk)
     assert (disk.holder, vm.pid) == (None, pid)
     vm.stop()
+    assert coherence.check() == []
     run_dir, path = vm.run_dir, disk.path
     with pytest.raises(TemplateInUse):
         template.delete()
@@ -41,6 +45,7 @@ def test_from_a_template_to_nothing_left(template_factory, vm_factory, disk_fact
     assert not path.exists()
     assert not Path(f"/proc/{pid}").exists()
     assert (qemuvm.vms(), qemuvm.disks(), qemuvm.templates()) == before
+    assert coherence.check() == []
 
 
 def test_rounds_leave_no_descriptor(template_factory, vm_factory, disk_factory, image):
@@ -74,7 +79,9 @@ def test_several_vms_of_one_template_at_once_have_nothing_in_common(template_fac
     assert set(template.users) == {vm.name for vm in vms}
 
 
-def test_after_a_kill_behind_its_back_a_restart_works(template_factory, vm_factory, disk_factory, image):
+def test_after_a_kill_behind_its_back_a_restart_works(
+    template_factory, vm_factory, disk_factory, coherence, image
+):
     template = template_factory("hit", base="bare", image=image, format="qcow2", boot="none")
     vm, disk = vm_factory(template=template), disk_factory(template=template)
     vm.attach(disk)
@@ -82,7 +89,9 @@ def test_after_a_kill_behind_its_back_a_restart_works(template_factory, vm_facto
     os.kill(pid, signal.SIGKILL)
     vm.wait_stopped()
     assert (vm.state, vm.record.state) == ("stopped", "running")
+    assert [finding.kind for finding in coherence.check()] == ["vm_state_mismatch"]
     vm.restart()
+    assert coherence.check() == []
     assert (vm.state, vm.record.state, vm.pid != pid) == ("running", "running", True)
     assert (disk.state, disk.holder) == ("available", None)
     vm.attach(disk)

@@ -1,0 +1,88 @@
+"""The session's books: what it has, for the coherence check and for those who list sessions from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.library import TemplateLibrary
+    from pytest_qemuvm.machine.shelf import DiskShelf
+    from pytest_qemuvm.machine.vm import VM
+
+
+class Books:
+    """Reads what VMs, disks, templates and the provisioner have, and changes nothing."""
+
+    def __init__(
+        self,
+        tag: str,
+        root: Path,
+        vms: Callable[[], list[VM]],
+        shelf: DiskShelf,
+        library: TemplateLibrary,
+        provisioner: Provisioner,
+    ) -> None:
+        self.tag = tag
+        self.root = root
+        self.vms = vms
+        self._shelf = shelf
+        self._library = library
+        self._provisioner = provisioner
+
+    @property
+    def disk_dir(self) -> Path:
+        """Where disks are."""
+        return self._shelf.directory
+
+    def disks(self) -> list[Disk]:
+        """Return all disks."""
+        return self._shelf.all()
+
+    def modified_templates(self) -> dict[str, tuple[str, ...]]:
+        """Return the changed files of templates by name; what was not touched is not read."""
+        return {
+            template.name: tuple(str(path) for path in changed)
+            for template in self._library.all()
+            if (changed := template.changed_files())
+        }
+
+    def own_files(self) -> frozenset[Path]:
+        """Return the session's own files in its directory: its record, and what was made for templates."""
+        made = (path for template in self._library.all() for path in template.own_files)
+        return frozenset((*self._provisioner.own_files, *made))
+
+    def own_processes(self) -> frozenset[int]:
+        """Return the pids of the session's own helpers: its reaper."""
+        return self._provisioner.helpers
+
+    def listing(self, started: Iterable[tuple[VM, str, str]]) -> dict[str, Any]:
+        """Return the session as plain data: started VMs with owner and test, disks with their owners."""
+        vms = [
+            {
+                "name": vm.name,
+                "template": vm.spec.template,
+                "memory": vm.spec.bytes,
+                "cpus": vm.spec.cpus,
+                "owner": owner,
+                "test": test,
+                "disks": [image.path for image in vm.plan.images],
+                "monitor": vm.plan.monitor,
+            }
+            for vm, owner, test in started
+        ]
+        disks = [
+            {
+                "name": disk.name,
+                "path": str(disk.path),
+                "format": disk.record.format,
+                "size": disk.size,
+                "owner": owner,
+            }
+            for disk, owner in self._shelf.with_owners()
+        ]
+        return {"tag": self.tag, "mode": self._provisioner.mode, "vms": vms, "disks": disks}
