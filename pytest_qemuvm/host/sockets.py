@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ConnectError, MonitorBusy, PathTooLong
@@ -48,10 +49,11 @@ def dial(path: Path, deadline: Deadline) -> socket.socket:
     _check(path)
     sock = socket.socket(socket.AF_UNIX)
     try:
-        sock.settimeout(deadline.remaining)
+        # Not settimeout(): with that, connect() does not wait for a place in a queue that is full.
+        _set_patience(sock, max(deadline.remaining, 0.001))
         sock.connect(os.fspath(path))
-        sock.settimeout(None)
-    except (BlockingIOError, TimeoutError) as error:
+        _set_patience(sock, 0)  # for ever
+    except BlockingIOError as error:
         sock.close()
         raise MonitorBusy(f"too many clients wait for {path}", path=path) from error
     except OSError as error:
@@ -61,6 +63,14 @@ def dial(path: Path, deadline: Deadline) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _set_patience(sock: socket.socket, seconds: float) -> None:
+    """Have the kernel wait no longer than that when it connects or sends."""
+    whole = int(seconds)
+    sock.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+    )
 
 
 def is_taken(path: Path) -> bool:

@@ -28,9 +28,9 @@ from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
-from pytest_qemuvm.machine.wardens import AUDIT_NAME, Run, Wardens
+from pytest_qemuvm.machine.wardens import Run, Wardens
 from pytest_qemuvm.plan import Surroundings, plan_machine
-from pytest_qemuvm.qmp.audit import AuditLog
+from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name

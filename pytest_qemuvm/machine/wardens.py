@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from pytest_qemuvm.qmp.audit import AuditLog
     from pytest_qemuvm.qmp.schemas import SchemaSource
 
-AUDIT_NAME = "audit@.jsonl"
-"""The audit's place in the session's directory: no VM can be called so."""
-
 
 @dataclass(frozen=True, slots=True)
 class Run:

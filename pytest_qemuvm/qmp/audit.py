@@ -36,6 +36,9 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _TAIL = 1 << 16
 """Bytes from the file's end in which its last line begins; a line is 300 bytes long."""
 
+AUDIT_NAME = "audit@.jsonl"
+"""The audit's place in the session's directory: no VM can be called so."""
+
 
 class AuditLog:
     """The audit of one session: a file that is only ever added to.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ConnectError, MonitorBusy, NotRunning
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.loop import LoopThread
+from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.client import Client
+from pytest_qemuvm.qmp.policy import Places
+from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT
+from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     from pytest_qemuvm.host.lookup import Running
@@ -54,8 +59,11 @@ def open_monitor(vm: Running, timeout: float, deadline: Deadline) -> Client:
         process.close()
         raise
     loop = LoopThread()
-    client = Client(loop, sock, death=process, timeout=timeout)
+    warden = _warden(vm)
+    client = Client(loop, sock, death=process, timeout=timeout, warden=warden)
     client.take_over(loop.close, process.close)
+    if warden.audit is not None:
+        client.take_over(warden.audit.close)
     try:
         client.connect(deadline)
     except ConnectError as error:
@@ -74,3 +82,19 @@ def open_monitor(vm: Running, timeout: float, deadline: Deadline) -> Client:
         client.close()
         raise
     return client
+
+
+def _warden(vm: Running) -> Warden:
+    """Return who judges what is sent there: by the same rules as the owner's, into the same audit.
+
+    Which disks are the VM's, and which commands its test permits, the owner alone knows.
+    """
+    session = vm.run_dir.parent
+    return Warden(
+        vm=vm.name,
+        transport="second",
+        places=Places(vm.run_dir, (vm.run_dir,), (session,)),
+        nodeid=lambda: os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0],
+        schemas=SchemaSource(),
+        audit=AuditLog(session / AUDIT_NAME),
+    )

@@ -1,10 +1,11 @@
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pytest_qemuvm.errors import ConnectError, PathTooLong, UnsafeDirectory
+from pytest_qemuvm.errors import ConnectError, MonitorBusy, PathTooLong, UnsafeDirectory
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.sockets import LONGEST_PATH, dial, listen
 
@@ -64,6 +65,23 @@ def test_what_a_killed_listener_left_is_replaced(private):
         dial(path, soon())
     with listen(path), dial(path, soon()) as client:
         assert client.gettimeout() is None
+
+
+def test_a_full_queue_is_waited_for_and_then_said(private):
+    path = private / "s"
+    waiting = []
+    with listen(path) as listener:
+        with pytest.raises(MonitorBusy) as caught:
+            waiting.extend(dial(path, Deadline.after(0.1)) for _ in range(1000))
+        assert caught.value.path == str(path)
+        with ThreadPoolExecutor() as pool:
+            late = pool.submit(dial, path, Deadline.after(60))
+            # Whenever it has come: it gets the place of the first that is served.
+            waiting.append(listener.accept()[0])
+            waiting.append(late.result(60))
+    for sock in waiting:
+        assert sock.gettimeout() is None
+        sock.close()
 
 
 def test_nobody_listens(private):

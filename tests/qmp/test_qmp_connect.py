@@ -187,10 +187,10 @@ def test_own_loop_ends_with_the_client(ends):
     ours, peer = ends
     peer.greet()
     client = Client.from_socket(ours, timeout=10)
-    assert not client._own_loop.closed
+    assert not client._session.loop.closed
     client.close()
     client.close()
-    assert client._own_loop.closed
+    assert client._session.loop.closed
     with pytest.raises(QmpDisconnected):
         client.execute("query-status")
 
