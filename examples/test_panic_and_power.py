@@ -6,6 +6,8 @@ from pytest_qemuvm.errors import NotRunning, VMStateError
 
 
 def test_a_panic_is_noticed_while_a_command_runs(vm):
+    # While the text console moves to the screen, just after the boot, the kernel cannot print its last words.
+    vm.wait_for_file("/run/qemuvm/settled")
     with pytest.raises(VMStateError, match="panicked") as caught:
         vm.run("echo c >/proc/sysrq-trigger; sleep 1000", timeout=300)
     assert vm.state == "guest-panicked"

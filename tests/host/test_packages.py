@@ -136,7 +136,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from pytest_qemuvm.host import apt, packages
 apt._SYSTEM_LISTS = Path("/nonexistent")
-import filelock, pytest_qemuvm.host.locks
+import filelock, pytest_qemuvm.host.deadline, pytest_qemuvm.host.locks
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 print(apt.Apt(lambda line: None).unpack(["busybox-static"], Path({into!r})))

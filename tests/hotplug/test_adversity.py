@@ -334,10 +334,12 @@ def test_no_time_to_plug_leaves_nothing(bare, seconds):
 def test_no_time_to_unplug_can_be_made_up_for(bare, spec):
     before = devices(bare), nodes(bare), files(bare)
     device = bare.hotplug(spec)
-    with pytest.raises(UnplugTimeout):
+    try:
         device.unplug(timeout=0)
-    assert bare.devices == (device,)
-    device.unplug()
+    except UnplugTimeout:
+        assert bare.devices == (device,)
+        device.unplug()
+    # Else this thread stood still for so long that the device had gone before it was waited for.
     assert bare.devices == ()
     assert (devices(bare), nodes(bare), files(bare)) == before
 
