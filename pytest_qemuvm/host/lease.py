@@ -73,8 +73,9 @@ class Lease:
             try:
                 runtime_root()
                 self._descriptor = self._locked(Deadline.after(_SECONDS))
-            except FileNotFoundError:
-                # The last session to end has just removed the directory.
+            except (FileNotFoundError, FileExistsError):
+                # The last session to end has just removed the directory: before our lease was in it, or
+                # between mkdir's word that it exists and pathlib's look at it.
                 if attempt == _ATTEMPTS - 1:
                     raise
             else:
