@@ -38,7 +38,10 @@ for path in Path({PACKAGE}.__file__).parent.rglob("*.py"):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
-        for name in {{name.partition(".")[0] for name in names}} - {{*sys.stdlib_module_names, "{PACKAGE}"}}:
+        # A program that is run by its path finds what lies beside it.
+        beside = path.parent.glob("*.py") if path.stem.endswith("_main") else ()
+        known = {{*sys.stdlib_module_names, "{PACKAGE}", *(other.stem for other in beside)}}
+        for name in {{name.partition(".")[0] for name in names}} - known:
             # Also what is imported inside a function, which importing the module does not show.
             if not declared & {{plain(provider) for provider in providers.get(name, ())}}:
                 undeclared.add(f"{{path.name}} imports {{name}}")

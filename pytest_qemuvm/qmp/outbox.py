@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from _typeshed import ReadableBuffer
-
-Ancillary = list[tuple[int, int, "ReadableBuffer"]]
-
+Ancillary = list[tuple[int, int, "bytes | array.array[int]"]]
 
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
