@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,8 +224,8 @@ class Lifecycle:
             self._is_prepared = True
         self.stopped_by = None
         warden = services.wardens.of(self.name)
+        warden.devices = services.catalogue.devices
         live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir, warden)
-        warden.check_device = partial(services.catalogue.check_arguments, live.qmp)
         live.on_close(self._uses.end_plugged)
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         self._live = self._last = live

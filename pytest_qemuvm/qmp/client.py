@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_qemuvm.errors import QmpError
+from pytest_qemuvm.errors import QmpError, QmpTimeout
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
@@ -119,7 +120,7 @@ class Qmp:
         if self._aio is None:
             from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
 
-            self._aio = AsyncQmp(self._session, self.add_fd, own=self._own)
+            self._aio = AsyncQmp(self._session, self.add_fd, self.inspect, own=self._own)
         return self._aio
 
     @property
@@ -144,7 +145,8 @@ class Qmp:
 
         Raises CommandError when QEMU refuses, QmpTimeout when there is no reply in time (the outcome is then
         unknown), QmpDisconnected when QEMU or the connection ends. Events that QEMU sent before its reply are
-        in ``events`` when this returns.
+        in ``events`` when this returns. The first command of all to a QEMU binary may take up to five seconds
+        more, in which QEMU says what its commands are.
 
         Before anything is sent it raises CommandRejected: InvalidCommandName, UnknownCommand,
         InvalidArguments, and CommandBlocked for what runs programs of the host or reaches outside the VM;
@@ -152,24 +154,29 @@ class Qmp:
         """
         session = self._session
         session.loop.refuse_own_thread()
-        deadline = session.deadline(timeout)
         if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
-            self._learn(deadline)
-        call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
+            self.learn(timeout)
+        deadline, nodes = session.deadline(timeout), None
+        if session.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            nodes = session.inquire(command, arguments, partial(self.inspect, timeout=deadline))
+        call = session.perform(
+            command, arguments, allow_dangerous=allow_dangerous, own=self._own, nodes=nodes
+        )
         return self.answer(call, deadline)
 
-    def _learn(self, deadline: Deadline) -> None:
-        """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
+    def learn(self, timeout: Timeout = None) -> None:
+        """Have QEMU's schema known; where QEMU does not answer, that is the next command's own to say."""
         session = self._session
         assert session.warden.schemas is not None
         with session.warden.schemas.asking:
             if session.warden.schemas.settled:
                 return
-            try:
-                call = session.ask_for_schema()
-                session.learn(call, self._reply(call, deadline))
-            except QmpError:
-                return
+            with suppress(QmpError):
+                call, deadline = session.ask_for_schema(timeout)
+                try:
+                    session.learn(call, self._reply(call, deadline))
+                except QmpTimeout:
+                    session.learn_late(call)
 
     def inspect(
         self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None
