@@ -33,10 +33,11 @@ class KnownDevices:
     def __init__(self, binary: str | None = None) -> None:
         self._binary = binary
         self._properties: dict[str, Mapping[str, str] | None] = {}
+        self._missing: set[str] = set()
 
     def learn(self, driver: str, ask: Ask) -> None:
         """Have a driver's properties known, for ``wrong``. Raises QmpError where QEMU does not answer."""
-        if driver in self._properties:
+        if driver in self._properties or driver in self._missing:
             return
         try:
             self._properties[driver] = _listing(driver, ask)
@@ -47,6 +48,8 @@ class KnownDevices:
                 self._properties[driver] = None
             elif driver in known:
                 self._properties[driver] = _listing_or_none(known[driver].name, ask)
+            else:
+                self._missing.add(driver)
 
     def wrong(self, driver: str, properties: Mapping[str, Any], *, strings: bool = True) -> Wrong | None:
         """Return what is wrong with a device by what was learnt of its driver; None also where nothing was.
@@ -54,9 +57,11 @@ class KnownDevices:
         A value is judged where QEMU's type of it says all: bool, int and str. The rest is QEMU's to judge.
         Without ``strings`` so is each str: some versions of QEMU read a number from one.
         """
+        if driver in self._missing:
+            return Wrong("driver", f"QEMU has no device {driver!r}", nearest(driver, self.drivers))
         known = self._properties.get(driver)
         if known is None:
-            return self._unknown(driver)
+            return None
         for key, value in properties.items():
             if key in PLACE:
                 continue
@@ -75,13 +80,6 @@ class KnownDevices:
         upgrade of the package, ends it (QEMU 10.0).
         """
         return drivers_of(self._binary) if self._binary is not None else {}
-
-    def _unknown(self, driver: str) -> Wrong | None:
-        """Return that there is no such device; only ``learn`` has anybody asked that."""
-        listed = self.__dict__.get("drivers")
-        if not listed or driver in listed or driver in self._properties:
-            return None
-        return Wrong("driver", f"QEMU has no device {driver!r}", nearest(driver, listed))
 
 
 def _listing(driver: str, ask: Ask) -> dict[str, str]:
