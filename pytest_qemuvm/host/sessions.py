@@ -87,8 +87,6 @@ def _session(root: Path, tag: str) -> SeenSession | None:
     record = sweep.read_json(f"{root}/{tag}/{sweep.RECORD}")
     if record.get("boot") != sweep.boot_id():
         record = {}
-    vms = tuple(_vms(record))
-    pids = {vm.pid: vm.name for vm in vms if vm.pid is not None}
     return SeenSession(
         tag=tag,
         state="living" if descriptor is None else "dead",
@@ -96,9 +94,15 @@ def _session(root: Path, tag: str) -> SeenSession | None:
         worker=says.get("worker"),
         directory=says.get("directory"),
         since=says.get("since"),
-        vms=vms,
-        disks=tuple(_disks(record, {name: _open_files(pid) for pid, name in pids.items()})),
+        vms=tuple(_vms(record)),
+        disks=disks_of(record),
     )
+
+
+def disks_of(record: dict[str, Any]) -> tuple[SeenDisk, ...]:
+    """Return the disks that a session's record tells of and that exist."""
+    opened = {vm.name: _open_files(vm.pid) for vm in _vms(record) if vm.pid is not None}
+    return tuple(_disks(record, opened))
 
 
 def _vms(record: dict[str, Any]) -> Iterator[SeenVM]:

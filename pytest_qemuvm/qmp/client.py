@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.aio import AsyncQmp
+    from pytest_qemuvm.qmp.schema import Schema
 
 
 class ExpectedEvent:
@@ -129,6 +130,19 @@ class Qmp:
         audit = self._session.warden.audit
         return audit.path if audit is not None else None
 
+    @property
+    def schema(self) -> Schema | None:
+        """The commands that the running QEMU has, with their arguments, asked for if nobody has yet.
+
+        None where QEMU does not say, and for a client of your own. Each call is compared with it.
+        """
+        schemas = self._session.warden.schemas
+        if schemas is None:
+            return None
+        if not schemas.load():
+            self._learn()
+        return schemas.schema
+
     def transcript(self) -> list[str]:
         """Return the last commands, replies and events, a line each, oldest first."""
         return self._session.transcript.lines()
@@ -155,7 +169,7 @@ class Qmp:
         session = self._session
         session.loop.refuse_own_thread()
         if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
-            self.learn(timeout)
+            self._learn(timeout)
         deadline, nodes = session.deadline(timeout), None
         if session.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
             nodes = session.inquire(command, arguments, partial(self.inspect, timeout=deadline))
@@ -164,7 +178,7 @@ class Qmp:
         )
         return self.answer(call, deadline)
 
-    def learn(self, timeout: Timeout = None) -> None:
+    def _learn(self, timeout: Timeout = None) -> None:
         """Have QEMU's schema known; where QEMU does not answer, that is the next command's own to say."""
         session = self._session
         assert session.warden.schemas is not None
