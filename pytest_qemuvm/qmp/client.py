@@ -17,7 +17,7 @@ from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_qemuvm.host.deadline import Deadline
@@ -199,15 +199,23 @@ class Qmp:
 
         For whoever observes a machine without wanting to be seen. Raises as ``execute`` does.
         """
+        return self.answers(self.pose(questions), timeout)
+
+    def pose(self, questions: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Call]:
+        """Do the first half of ``inspect``: ask, and do not wait. The other half is ``answers``."""
         self._session.loop.refuse_own_thread()
+        return self._session.pose(questions)
+
+    def answers(self, calls: Sequence[Call], timeout: Timeout = None) -> list[Any]:
+        """Return the answers to questions that were posed. Raises as ``execute`` does."""
         deadline = self._session.deadline(timeout)
-        calls = [
-            self._session.perform(command, arguments, own=True, aside=True)
-            for command, arguments in questions
-        ]
-        # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
-        answers = [self.answer(call, deadline) for call in reversed(calls)]
-        return answers[::-1]
+        try:
+            # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
+            return [self.answer(call, deadline) for call in reversed(calls)][::-1]
+        except BaseException:
+            for call in calls:
+                self._session.leave(call)
+            raise
 
     def answer(self, call: Call, deadline: Deadline) -> Any:
         """Await the reply to a command that was sent, and return its value; for the helpers here."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pytest_qemuvm.qmp")
 
-_CALLER = 4
+_CALLER = 5
 """Frames from the warning to whoever called a face's ``execute``."""
 
 

@@ -187,7 +187,7 @@ def test_the_reference_names_all_that_can_be_said(names):
             | {"close", "as_dict", "end", "permission_changed"},
         ),
         (Console, {"close"}),
-        (Qmp, {"connect", "close", "post", "inspect", "for_harness", "answer"}),
+        (Qmp, {"connect", "close", "post", "inspect", "pose", "for_harness", "answer", "answers"}),
         (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],
