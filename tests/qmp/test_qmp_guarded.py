@@ -19,6 +19,7 @@ from pytest_qemuvm.errors import (
     QmpDisconnected,
     QmpTimeout,
     UnknownCommand,
+    WaitTimeout,
 )
 from pytest_qemuvm.qmp.audit import KEYS
 
@@ -353,6 +354,22 @@ def test_the_helpers_are_noted_as_well(vm, noted):
         pass
     commands = {command for command, _ in noted()}
     assert commands >= {"send-key", "screendump", "object-add", "device_add", "device_del", "object-del"}
+
+
+@pytest.mark.qemuvm(balloon=True)
+def test_typing_and_the_balloon_are_noted_as_well(vm, noted):
+    vm.type_text("ab")
+    assert [command for command, _ in noted()].count("send-key") == 2
+    with pytest.raises(WaitTimeout):  # there is no guest to follow
+        vm.balloon("64M", timeout=0.05)
+    assert ("balloon", "ok") in noted()
+
+
+def test_the_helpers_take_what_the_tests_own_calls_do_not(vm, tmp_path, caplog):
+    """Blocked for the test's own call, done by the helper that was given the path, and noted either way."""
+    with pytest.raises(CommandBlocked):
+        vm.qmp.execute("screendump", {"filename": str(tmp_path / "x.ppm")})
+    assert vm.screenshot(tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize(
