@@ -7,6 +7,7 @@ up: a record outlives whoever wrote it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -144,10 +145,12 @@ def _is_stopped(pid: int) -> bool:
 
 def _open_files(pid: int) -> set[str]:
     """Return the files that a process has open; QEMU has its images open and its kernel not."""
-    try:
-        return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:  # it has ended meanwhile
-        return set()
+    found = set()
+    with suppress(OSError):  # it has ended meanwhile
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.add(str(link.readlink()))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
