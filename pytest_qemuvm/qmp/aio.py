@@ -52,13 +52,13 @@ class AsyncQmp:
     ) -> Any:
         """Run a QMP command and return its return value; see ``Qmp.execute``."""
         session = self._session
-        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+        if session.inquiry.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
             await self._learn(timeout)
         deadline, nodes = session.deadline(timeout), None
-        if session.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+        if session.inquiry.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
             ask = partial(self._inspect, timeout=deadline)
             # On a thread: it is several questions, and may be another QEMU that is started to be asked.
-            nodes = await asyncio.to_thread(session.inquire, command, arguments, ask)
+            nodes = await asyncio.to_thread(session.inquiry.inquire, command, arguments, ask)
         call = session.perform(
             command, arguments, allow_dangerous=allow_dangerous, own=self._own, nodes=nodes
         )
@@ -68,11 +68,11 @@ class AsyncQmp:
         """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
         session = self._session
         with suppress(QmpError):
-            call, deadline = session.ask_for_schema(timeout)
+            call, deadline = session.inquiry.ask_for_schema(timeout)
             try:
-                session.learn(call, await self._reply(call, deadline))
+                session.inquiry.learn(call, await self._reply(call, deadline))
             except QmpTimeout:
-                session.learn_late(call)
+                session.inquiry.learn_late(call)
 
     async def _reply(self, call: Call, deadline: Deadline) -> Mapping[str, Any]:
         try:

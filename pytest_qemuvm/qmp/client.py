@@ -168,11 +168,11 @@ class Qmp:
         """
         session = self._session
         session.loop.refuse_own_thread()
-        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+        if session.inquiry.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
             self._learn(timeout)
         deadline, nodes = session.deadline(timeout), None
-        if session.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
-            nodes = session.inquire(command, arguments, partial(self.inspect, timeout=deadline))
+        if session.inquiry.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            nodes = session.inquiry.inquire(command, arguments, partial(self.inspect, timeout=deadline))
         call = session.perform(
             command, arguments, allow_dangerous=allow_dangerous, own=self._own, nodes=nodes
         )
@@ -186,11 +186,11 @@ class Qmp:
             if session.warden.schemas.settled:
                 return
             with suppress(QmpError):
-                call, deadline = session.ask_for_schema(timeout)
+                call, deadline = session.inquiry.ask_for_schema(timeout)
                 try:
-                    session.learn(call, self._reply(call, deadline))
+                    session.inquiry.learn(call, self._reply(call, deadline))
                 except QmpTimeout:
-                    session.learn_late(call)
+                    session.inquiry.learn_late(call)
 
     def inspect(
         self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None

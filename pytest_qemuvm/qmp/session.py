@@ -14,13 +14,13 @@ from pytest_qemuvm.errors import (
     CommandError,
     CommandRejected,
     ConnectError,
-    QmpDisconnected,
     QmpError,
     QmpTimeout,
 )
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.inquiry import Inquiry
 from pytest_qemuvm.qmp.names import checked_command
 from pytest_qemuvm.qmp.passing import Turns
 from pytest_qemuvm.qmp.policy import classify
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.qmp.audit import Outcome
-    from pytest_qemuvm.qmp.devices import Ask
     from pytest_qemuvm.qmp.link import Link
     from pytest_qemuvm.qmp.outbox import Descriptors
     from pytest_qemuvm.qmp.policy import CommandClass
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
-
-SCHEMA_SECONDS = 5.0
-"""For QEMU's reply to ``query-qmp-schema``, which takes 20 ms; beside the time of the first command."""
 
 Timeout = float | Deadline | None
 """Seconds, a deadline that is already running, or None for the connection's default."""
@@ -122,8 +118,8 @@ class Session:
         self._death = death
         self._timeout = timeout
         self._ids = itertools.count(1)
-        self._asked_in_vain = False
-        """QEMU did not say in time what its schema is."""
+        self.inquiry = Inquiry(self)
+        """What QEMU is asked before a command can be judged."""
         self._link: Link | None = None
 
     @property
@@ -249,85 +245,6 @@ class Session:
         if not call.noted:
             call.noted = True
             self.warden.note(call.command, call.arguments, call.class_, call.seconds, outcome)
-
-    def must_learn(
-        self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool, own: bool
-    ) -> bool:
-        """Return whether QEMU must be asked for its schema before this command can be judged.
-
-        Not for one that is refused in any case: of that not a byte is sent. Nor after QEMU was asked in vain.
-        """
-        schemas = self.warden.schemas
-        if own or schemas is None or schemas.settled or self._asked_in_vain or not self.connected:
-            return False
-        if self._is_refused(command, arguments, allow_dangerous=allow_dangerous):
-            return False
-        return not schemas.load()
-
-    def must_ask(
-        self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool, own: bool
-    ) -> bool:
-        """Return whether QEMU must be asked something else before this command can be judged: ``inquire``."""
-        if own or not self.warden.must_ask(command) or not self.connected:
-            return False
-        if command != "device_add" and (allow_dangerous or command in self.warden.permitted()):
-            return False
-        return not self._is_refused(command, arguments, allow_dangerous=allow_dangerous)
-
-    def _is_refused(
-        self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool
-    ) -> bool:
-        given: Any = {} if arguments is None else arguments
-        try:
-            encoded_arguments(checked_command(command), given)
-            if not allow_dangerous:
-                self.warden.admit(command, given)
-            self.warden.check(command, given, remark=False)
-        except CommandRejected:
-            return True
-        return False
-
-    def inquire(self, command: str, arguments: Mapping[str, Any] | None, ask: Ask) -> Nodes | None:
-        """Ask QEMU what must be known to judge a command, and return what ``perform`` wants of that.
-
-        Raises QmpTimeout and QmpDisconnected where QEMU does not answer; the command is not sent then.
-        """
-        begun = time.perf_counter()
-        given: Any = {} if arguments is None else arguments
-        try:
-            return self.warden.inquire(command, given, ask)
-        except (QmpTimeout, QmpDisconnected) as error:
-            outcome: Outcome = "timeout" if isinstance(error, QmpTimeout) else "disconnected"
-            self.transcript.refused(command, error.brief)
-            seconds = time.perf_counter() - begun
-            self.warden.note(command, given, classify(command).class_, seconds, outcome)
-            raise
-
-    def ask_for_schema(self, timeout: Timeout) -> tuple[Call, Deadline]:
-        """Ask QEMU for its schema; its reply, due at that deadline, is for ``learn``.
-
-        The time for it is its own, and not taken from that of the command that is to be compared with it:
-        who sends that cannot know that it is the first. Only a deadline that is running already holds.
-        """
-        call = self.perform("query-qmp-schema", None, own=True, aside=True)
-        granted = timeout.remaining if isinstance(timeout, Deadline) else SCHEMA_SECONDS
-        return call, Deadline.after(min(SCHEMA_SECONDS, granted))
-
-    def learn_late(self, call: Call) -> None:
-        """Ask no more, and take QEMU's schema if its reply comes after all."""
-        self._asked_in_vain = True
-
-        def take(_future: object) -> None:
-            if call.future.exception() is None and self.warden.schemas is not None:
-                self.warden.schemas.learn(call.future.result().get("return"))
-
-        call.future.add_done_callback(take)
-
-    def learn(self, call: Call, reply: Mapping[str, Any]) -> None:
-        """Take QEMU's schema from its reply."""
-        assert self.warden.schemas is not None
-        self.note(call, "ok" if "return" in reply else "error")
-        self.warden.schemas.learn(reply.get("return"))
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:
         """Return what the reply carries. Raises CommandError where it is QEMU's refusal."""

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_qemuvm.errors import QmpTimeout, UnknownCommand
 from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.qmp import session
+from pytest_qemuvm.qmp import inquiry
 from pytest_qemuvm.qmp.schemas import SchemaSource
 
 pytestmark = pytest.mark.qemuvm(template="bare")
@@ -52,17 +52,17 @@ def test_it_takes_nothing_of_the_first_commands_time(vm, fresh, execute):
 
 
 def test_a_deadline_that_runs_already_holds_for_it_too(vm, stopped, execute, monkeypatch):
-    monkeypatch.setattr(session, "SCHEMA_SECONDS", 3600.0)
+    monkeypatch.setattr(inquiry, "SCHEMA_SECONDS", 3600.0)
     with pytest.raises(QmpTimeout):
         execute(vm.qmp, "query-name", timeout=Deadline.after(0.05))
 
 
 def test_where_qemu_stands_still_nobody_waits_for_it_twice(vm, stopped, execute, monkeypatch, qemuvm):
     begin = len(qemuvm.audited(vm.name))
-    monkeypatch.setattr(session, "SCHEMA_SECONDS", 0.05)
+    monkeypatch.setattr(inquiry, "SCHEMA_SECONDS", 0.05)
     with pytest.raises(QmpTimeout):
         execute(vm.qmp, "query-name", timeout=0.05)
-    monkeypatch.setattr(session, "SCHEMA_SECONDS", 3600.0)
+    monkeypatch.setattr(inquiry, "SCHEMA_SECONDS", 3600.0)
     with pytest.raises(QmpTimeout):
         execute(vm.qmp, "query-version", timeout=0.05)
     told = [(line["command"], line["outcome"]) for line in qemuvm.audited(vm.name)[begin:]]
@@ -71,7 +71,7 @@ def test_where_qemu_stands_still_nobody_waits_for_it_twice(vm, stopped, execute,
 
 
 def test_a_reply_that_comes_late_is_learnt_from_after_all(vm, fresh, stopped, execute, monkeypatch):
-    monkeypatch.setattr(session, "SCHEMA_SECONDS", 0.05)
+    monkeypatch.setattr(inquiry, "SCHEMA_SECONDS", 0.05)
     with pytest.raises(QmpTimeout):
         execute(vm.qmp, "query-name", timeout=0.05)
     assert not fresh.settled
