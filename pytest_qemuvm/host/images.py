@@ -120,10 +120,10 @@ def qcow2_header(size: int, backing: str | None = None, backing_format: str | No
 
 
 def grow_image(path: Path, image_format: str, size: int) -> None:
-    """Make an image larger; ``size`` in bytes. Raises QemuVMError, with what qemu-img said if it was asked.
+    """Make an image larger; ``size`` in bytes. Raises QemuVMError, with what qemu-img said if asked.
 
-    Most qcow2 images grow by two numbers in their header. What needs more than that (a table that has to move,
-    snapshots that know the old size) is qemu-img's business.
+    Most qcow2 images grow by two numbers in their header. What needs more than that (a table that has to
+    move, snapshots that know the old size) is qemu-img's business.
     """
     try:
         with path.open("r+b") as file:

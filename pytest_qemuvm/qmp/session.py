@@ -14,10 +14,12 @@ from pytest_qemuvm.errors import (
     CommandError,
     CommandRejected,
     ConnectError,
+    NotSupportedInDryRun,
     QmpError,
     QmpTimeout,
 )
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
 from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.names import checked_command
@@ -28,6 +30,7 @@ from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
+    from collections import deque
     from collections.abc import Mapping
 
     from pytest_qemuvm.host.loop import LoopThread
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.qmp.outbox import Descriptors
     from pytest_qemuvm.qmp.policy import CommandClass
 
+KEPT_CALLS = 10_000
+"""How many commands are kept where that was asked for."""
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
 
@@ -82,6 +87,8 @@ class Call:
     """Nobody waits for the answer any more."""
     noted: bool = False
     """Its outcome is in the audit."""
+    own: bool = False
+    """It is the harness's own doing."""
     aside: bool = False
     """A question of the harness itself, which would only hide in the transcript what the test did."""
     descriptors: Descriptors | None = None
@@ -112,6 +119,8 @@ class Session:
         self.events = EventLog(capacity)
         self.transcript = Transcript()
         self.turns = Turns()
+        self.kept: deque[Call] | None = None
+        """The commands since somebody asked for them to be kept."""
         self._sock = sock
         self._death = death
         self._timeout = timeout
@@ -191,9 +200,12 @@ class Session:
             call_id,
             data,
             started=begun,
+            own=own,
             aside=aside,
             descriptors=descriptors,
         )
+        if self.kept is not None and not aside:
+            self.kept.append(call)
         if not aside:
             shown = shown_arguments(command, given)
             self.transcript.sent(
@@ -261,6 +273,12 @@ class Session:
         if not (isinstance(class_, str) and isinstance(desc, str)):
             raise QmpError(f"the reply to {call.command} is not a QMP reply", shorten(repr(reply)))
         shown = dict(shown_arguments(call.command, call.arguments))
+        if desc.startswith(NOT_MODELLED):
+            raise NotSupportedInDryRun(
+                f"dry-run: {desc}",
+                f"command: {call.command}\narguments: {shorten(repr(shown))}",
+                NOT_IN_DRY_RUN,
+            )
         raise CommandError(
             f"QEMU refused {call.command}: {desc}",
             f"error class: {class_}\narguments: {shorten(repr(shown))}",
