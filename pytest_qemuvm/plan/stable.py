@@ -28,7 +28,9 @@ _HOST_WORDS = {
     "-append": "<tiny>",
 }
 """Options whose value is this host's, and what stands for it."""
+_MAC = re.compile(r"52:54(?::[0-9a-f]{2}){4}")
 _MACS_OF_A_VM = 64
+"""Addresses of one VM, and as many of what is plugged into it, that are known for the harness's choice."""
 
 
 class Stable:
@@ -46,6 +48,7 @@ class Stable:
         self._words = [*words, (tag, "<tag>")]
         self._names = {name: f"<vm{number}>" for number, name in enumerate(given)}
         self._tag = tag
+        self._derived: set[str] = set()
         self._macs: dict[str, str] = {}
         self._numbers: dict[str, dict[str, str]] = {}
         self._own = (
@@ -56,8 +59,8 @@ class Stable:
 
     def knows(self, vm: str) -> None:
         """Note a VM, whose addresses are to be replaced where they are the harness's choice."""
-        for index in range(_MACS_OF_A_VM):
-            self._macs.setdefault(mac_address(self._tag, vm, index), "")
+        for name in (vm, f"{vm}/hot"):
+            self._derived.update(mac_address(self._tag, name, index) for index in range(_MACS_OF_A_VM))
 
     def value(self, value: Any) -> Any:
         """Return a JSON value with all texts in it made stable."""
@@ -78,11 +81,13 @@ class Stable:
             text = pattern.sub(self._counter(kind), text)
         if self._own is not None:
             text = self._own.sub(lambda found: self._names[found[0]], text)
-        for mac, known in self._macs.items():
-            if mac in text:
-                self._macs[mac] = known or f"<mac{sum(map(bool, self._macs.values()))}>"
-                text = text.replace(mac, self._macs[mac])
-        return text
+        return _MAC.sub(self._mac, text)
+
+    def _mac(self, found: re.Match[str]) -> str:
+        """Return what stands for an address, if it is one that the harness chose."""
+        if found[0] not in self._derived:
+            return found[0]
+        return self._macs.setdefault(found[0], f"<mac{len(self._macs)}>")
 
     def _counter(self, kind: str) -> Callable[[re.Match[str]], str]:
         seen = self._numbers.setdefault(kind, {})

@@ -31,7 +31,7 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
         try:
             from pytest_qemuvm.plan.compare import as_text  # noqa: PLC0415  # only where it was asked for
 
-            Path(state.settings.plan).write_text(as_text(state.plans), encoding="utf-8")
+            Path(state.settings.plan).write_text(as_text(dict(sorted(state.plans.items()))), encoding="utf-8")
         except OSError as error:
             # An exception here would end pytest before it has shown its summary.
             reporter.write_line(f"qemuvm: plans could not be written: {error}", red=True)
