@@ -122,7 +122,8 @@ def test_fixtures_may_need_a_guest_at_both_ends(pytester, run):
         TINY
         + "@pytest.fixture\ndef server(vm):\n    vm.run('start')\n"
         + "@pytest.fixture\ndef mounted(vm):\n    yield\n    vm.run('umount /mnt')\n"
-        + "@pytest.fixture(scope='module')\ndef wide(module_vm_factory):\n    module_vm_factory().run('true')\n"
+        + "@pytest.fixture(scope='module')\n"
+        + "def wide(module_vm_factory):\n    module_vm_factory().run('true')\n"
         + "".join(
             f"{NEEDS}def test_{name}_marked({name}): pass\ndef test_{name}_unmarked({name}): pass\n"
             for name in ("server", "wide")

@@ -43,7 +43,9 @@ def test_it(sim_faults, vm_factory, monkeypatch):
 """,
     "crash after commands": """
 @FORGIVEN
-@pytest.mark.parametrize(("fault", "status"), [(CrashAfter(2), -9), (CrashAfter(2, signal=None, status=4), 4)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [(CrashAfter(2), -9), (CrashAfter(2, signal=None, status=4), 4)]
+)
 def test_it(sim_faults, vm_factory, fault, status):
     sim_faults(fault)
     vm = vm_factory()
