@@ -49,6 +49,8 @@ class Provisioned:
 
     process: QemuProcess
     sockets: Mapping[str, socket.socket]
+    fails: bool = False
+    """Whether it was told to fail at something."""
 
 
 class Provisioner:
@@ -151,6 +153,7 @@ class Provisioner:
                 theirs[MONITOR] = listen(Path(plan.monitor))
                 numbers = {name: end.fileno() for name, end in theirs.items()}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
+                faults = self.faults(plan.name)
                 process = spawn(
                     argv,
                     numbers.values(),
@@ -158,7 +161,7 @@ class Provisioner:
                     cwd=run_dir,
                     environment={
                         TAG_VARIABLE: self._tag,
-                        **self.executables.environment(self.faults(plan.name)),
+                        **self.executables.environment(faults),
                     },
                     command=self.executables.command(argv),
                 )
@@ -168,7 +171,7 @@ class Provisioner:
         stack.callback(self._ended, plan.name, process)
         self._reaper.watch_process(process.pid, process.ticks)
         self._processes[plan.name] = process.pid, process.ticks
-        return Provisioned(process, ours)
+        return Provisioned(process, ours, bool(faults))
 
     def _parting_words(self) -> tuple[str, ...]:
         """Return what has QEMU end with us, where that can be trusted.

@@ -68,6 +68,8 @@ class Live:
         """True while the guest is known to answer."""
         self.boots = 0
         """How often it has come up."""
+        self.fails = False
+        """True for one that was told to fail at something: what the harness only wants to know is not asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
         self._stack = stack
@@ -98,6 +100,9 @@ class Live:
             provisioned = provisioner.launch(plan, run_dir, stack)
             process = provisioned.process
             live = cls(plan, process, stack)
+            live.fails = provisioned.fails
+            if live.fails:
+                warden.ask_nothing()
             stack.callback(live.interrupt.close)
             watch = loop.watch(process.fileno(), live._on_death)
             stack.callback(watch.cancel)
