@@ -48,7 +48,7 @@ class Capabilities(NamedTuple):
             binary = QemuBinary(**{**binary, "version": tuple(binary["version"])})
         if accelerator is not None:
             accelerator = Accelerator(**accelerator)
-        return cls(data["mode"], data["why"], binary, accelerator)
+        return cls(**{**data, "binary": binary, "accelerator": accelerator})
 
 
 def discover(settings: Settings, cache: Path) -> Capabilities:
