@@ -69,7 +69,7 @@ class Live:
         self.boots = 0
         """How often it has come up."""
         self.fails = False
-        """True for one that was told to fail at something: what the harness only wants to know is not asked."""
+        """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
         self._stack = stack

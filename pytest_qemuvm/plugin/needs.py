@@ -106,8 +106,10 @@ def _unmet(need: str, state: SessionState) -> str | None:
         return None if may_administer_networks() else "this process may not make network devices"
     if found.mode == "dry-run":
         # What needs a guest goes as far as it can without one: its machines are planned, started and plugged.
-        untold = {"real": "this is a dry-run", "guest": None}
+        untold = {"real": "this is a dry-run", "guest": None, "simulator": None}
         return untold.get(need, "nothing is proven in a dry-run")
+    if need == "simulator":
+        return "the machines of this session are real"
     if need == "kvm" and found.accelerator is not None and found.accelerator.name != "kvm":
         return found.accelerator.proof
     return None
