@@ -144,6 +144,15 @@ def test_m6_a_module_that_writes_the_environment_changes_nothing(pytester, run):
     run().assert_outcomes(passed=1)
 
 
+def test_m6_nor_does_one_that_demands_real_machines_in_a_dry_run(pytester, run):
+    pytester.makepyfile(
+        "import os\nos.environ['QEMUVM_REAL'] = '1'\n"
+        + BARE
+        + "def test_it(vm, qemuvm):\n    assert (qemuvm.mode, vm.state) == ('dry-run', 'running')\n"
+    )
+    run("--qemu-dry-run").assert_outcomes(passed=1)
+
+
 def test_m7_xdist_workers_inherit_the_decision(pytester, run):
     # Workers see this variable, the controller does not: whoever decides anew is found out.
     pytester.makeconftest(
