@@ -1,8 +1,8 @@
 """What a test with a machine without a guest costs in dry-run, beside what it costs on a real one.
 
-``python benchmarks/bench_dry_run.py [rounds] [file of tests ...]``. The same test, set up and torn down, takes
-turns in two sessions of one process: one simulates, the other has real machines. Files of tests, if any are
-named, are then run in dry-run as a pytest of their own with two workers, and timed.
+``python benchmarks/bench_dry_run.py [rounds] [file of tests ...]``. The same test, set up and torn down,
+takes turns in two sessions of one process: one simulates, the other has real machines. Files of tests, if any
+are named, are then run in dry-run as a pytest of their own with two workers, and timed.
 """
 
 from __future__ import annotations
