@@ -352,6 +352,16 @@ class Harness:
         """Keep what was recorded of the VMs of some owners no longer."""
         gone = set(owners)
         self.recordings = [recording for recording in self.recordings if recording.owner not in gone]
+        # What has been removed belongs to no VM that is still recorded.
+        self._provisioner.made = [
+            image for image in self._provisioner.made or () if Path(image.path).exists()
+        ]
+
+    def record_no_more(self) -> None:
+        """Forget what was recorded, and record nothing from now on."""
+        self._recording = False
+        self.recordings = []
+        self._provisioner.made = None
 
     def _unused_name(self) -> str:
         name = next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)

@@ -128,8 +128,11 @@ class SessionHooks:
             from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
 
             complete(report, item, call, self._state)
-        if call.when == "teardown" and self._state.settings.plan is not None:
-            report.qemuvm_plans = self._state.take_plans(item)  # type: ignore[attr-defined]
+        if call.when == "teardown":
+            if self._state.settings.plan is not None:
+                report.qemuvm_plans = self._state.take_plans(item)  # type: ignore[attr-defined]
+            elif self._state.harness is not None and self._state.harness.recordings:
+                self._state.harness.record_no_more()  # it was for this test's assert_plan
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
