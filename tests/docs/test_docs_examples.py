@@ -214,6 +214,7 @@ def test_the_reference_names_all_that_can_be_said(names):
                 "record",
                 "recorded",
                 "recordings",
+                "record_no_more",
                 "forget_recorded",
                 "sim_faults",
             },

@@ -137,6 +137,15 @@ def test_a_golden_file_is_written_when_asked_and_compared_else(pytester, run, mo
     differs.stdout.fnmatch_lines(["*PlanDiffers: *", "*-*size=64M,*", "*+*size=128M,*"])
 
 
+def test_only_what_is_compared_is_recorded(pytester, run):
+    pytester.makepyfile(
+        GOLDEN.format(memory="64M")
+        + "def test_after(vm_factory, qemuvm):\n"
+        + "    vm_factory(template='bare')\n    assert qemuvm.recordings == []\n"
+    )
+    run("--qemu-dry-run", "--qemu-update-plans").assert_outcomes(passed=2)
+
+
 def test_a_golden_file_of_something_else_is_a_typed_error(pytester, run):
     pytester.makepyfile(GOLDEN.format(memory="64M"))
     (pytester.path / "golden").mkdir()
