@@ -69,6 +69,8 @@ class SeenSession:
     """When it began, in seconds since the epoch."""
     vms: tuple[SeenVM, ...]
     disks: tuple[SeenDisk, ...]
+    mode: str | None = None
+    """``real`` or ``dry-run``; None before it had anything."""
 
 
 def look(root: Path) -> list[SeenSession]:
@@ -98,6 +100,7 @@ def _session(root: Path, tag: str) -> SeenSession | None:
         since=says.get("since"),
         vms=vms,
         disks=tuple(_disks(record, {name: _open_files(pid) for pid, name in pids.items()})),
+        mode=record.get("mode"),
     )
 
 

@@ -265,3 +265,19 @@ def test_the_interpreter_that_runs_pytest_runs_the_simulator(pytester, run):
         + f"    assert psutil.Process(vm.pid).cmdline()[0] == {sys.executable!r}\n"
     )
     run("--qemu-dry-run").assert_outcomes(passed=1)
+
+
+def test_other_processes_find_a_simulated_machine_by_its_name(pytester, run):
+    pytester.makepyfile(
+        BARE
+        + "import json, subprocess, sys\n"
+        + "def qemuvm(*words):\n"
+        + "    argv = [sys.executable, '-m', 'pytest_qemuvm', *words]\n"
+        + "    return json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)\n"
+        + "def test_it(vm_factory):\n"
+        + "    vm = vm_factory('web')\n"
+        + "    assert qemuvm('qmp', 'web', 'query-status')['status'] == 'running'\n"
+        + "    (session,) = qemuvm('ps', '--json')['sessions']\n"
+        + "    assert (session['mode'], session['vms'][0]['name']) == ('dry-run', 'web')\n"
+    )
+    run("--qemu-dry-run").assert_outcomes(passed=1)
