@@ -111,8 +111,11 @@ class Harness:
         self.sim_faults = SimFaults(executables)
         """What is to go wrong in simulated machines."""
         self._provisioner.faults = self.sim_faults.of
-        built = BuiltGuests(cache, settings.kernel, progress)
-        self._guests: BootSource = built if executables.run_guests else PlannedGuests()
+        self._guests: BootSource = (
+            BuiltGuests(cache, settings.kernel, progress)
+            if executables.run_guests
+            else PlannedGuests(cache, settings.kernel)
+        )
         self._shelf = DiskShelf(self.disk_dir, self._provisioner)
         self._suite = suite
         self._library = TemplateLibrary(

@@ -90,10 +90,21 @@ class BuiltGuests:
 class PlannedGuests:
     """Names what stands for the files of the built-in guest, which is not built where nothing can boot it."""
 
+    def __init__(self, cache: Path, kernel: str | None) -> None:
+        self._cache = cache
+        self._kernel = kernel
+
     def boot(self, spec: VMSpec) -> KernelBoot | None:
-        """Return the guest's files under names that say what they will be."""
+        """Return the guest's files under names that say what they will be.
+
+        Raises GuestUnavailable where a kernel was named that is none.
+        """
         check_template(spec.template)
         if spec.template == "bare":
             return None
         _check_memory(spec)
+        if chosen := spec.kernel or self._kernel:
+            from pytest_qemuvm.guest.kernel import find_kernel  # noqa: PLC0415  # few name one
+
+            find_kernel(Path(chosen), self._cache)
         return KernelBoot(PLANNED_KERNEL, PLANNED_INITRD, "<tiny>")

@@ -217,6 +217,18 @@ def damaged(tmp_path, damage):
     return copy.parent
 
 
+def test_what_could_never_boot_is_an_error_in_both_modes(pytester, run):
+    pytester.makepyfile(
+        TINY
+        + "from pytest_qemuvm.errors import GuestUnavailable, SpecError\n"
+        + "def test_it(vm_factory):\n"
+        + "    with pytest.raises(GuestUnavailable):\n        vm_factory(kernel=__file__)\n"
+        + "    with pytest.raises(SpecError):\n        vm_factory(memory='32M')\n"
+    )
+    for mode in ("--qemu-real", "--qemu-dry-run"):
+        run(mode).assert_outcomes(passed=1)
+
+
 def emptied(data):
     shutil.rmtree(data)
 
