@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 
-from pytest_qemuvm.sim.qmpjson import parse_one
+from pytest_qemuvm.sim.qmpjson import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Archive:
             with open(self.path, "rb") as file:
                 line = file.readline()
                 self._data = file.read()
-            self._index: dict[str, list[int]] = parse_one(line.decode())
+            self._index: dict[str, list[int]] = loads(line.decode())
             self._dictionary = zlib.decompress(self._piece("dictionary"))
         except (OSError, ValueError, KeyError, zlib.error) as error:
             raise DamagedRecording(
@@ -66,7 +66,7 @@ class Archive:
     def get(self, name: str) -> Any:
         """Return a piece; the same object each time, so that it must not be changed."""
         if name not in self._loaded:
-            self._loaded[name] = parse_one(self.raw(name).decode())
+            self._loaded[name] = loads(self.raw(name).decode())
         return self._loaded[name]
 
 

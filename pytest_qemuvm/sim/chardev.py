@@ -32,6 +32,7 @@ class FrontEnd:
 class Chardev:
     """What all kinds have in common; this one is a null device."""
 
+    kind = "chardev-null"
     filename = "null"
     user: FrontEnd | None = None
     frontend_open = False
@@ -73,6 +74,8 @@ class Chardev:
 class FileChardev(Chardev):
     """Writes to a file."""
 
+    kind = "chardev-file"
+
     def __init__(self, name: str, path: str, **log: Any) -> None:
         super().__init__(name, **log)
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -90,6 +93,8 @@ class FileChardev(Chardev):
 
 class SocketChardev(Chardev):
     """A stream socket: connected from the start, or listening for one client after the other."""
+
+    kind = "chardev-socket"
 
     def __init__(self, name: str, loop: Loop, end: socket, *, path: str = "", **log: Any) -> None:
         super().__init__(name, **log)

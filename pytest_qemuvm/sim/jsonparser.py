@@ -110,7 +110,7 @@ def _string(token: bytes) -> str:
             continue
         escape = text[at + 1 : at + 2]
         if escape == "u":
-            character, at = _unicode(text, at)
+            character, at = _unicode(text, at, chr(token[-1]))
             found += character
         elif escape in _ESCAPES:
             found, at = found + _ESCAPES[escape], at + 2
@@ -119,7 +119,7 @@ def _string(token: bytes) -> str:
     return found
 
 
-def _unicode(text: str, at: int) -> tuple[str, int]:
+def _unicode(text: str, at: int, quote: str) -> tuple[str, int]:
     r"""Return the character of a ``\uXXXX``, or of two that are one, and where it ends."""
     begin, number = at, _hex(text, at)
     at += 6
@@ -127,13 +127,14 @@ def _unicode(text: str, at: int) -> tuple[str, int]:
         low = _hex(text, at)
         if 0xDC00 <= low <= 0xDFFF:
             number, at = 0x10000 + ((number & 0x3FF) << 10 | low & 0x3FF), at + 6
-    if number == 0 or 0xD800 <= number <= 0xDFFF or number & 0xFFFE == 0xFFFE or 0xFDD0 <= number <= 0xFDEF:
-        raise JsonError(f"{text[begin:at]} is not a valid Unicode character")
+    if number < 0 or 0xD800 <= number <= 0xDFFF or number & 0xFFFE == 0xFFFE or 0xFDD0 <= number <= 0xFDEF:
+        # The closing quote is shown as well where it comes too early.
+        raise JsonError(f"{(text + quote)[begin:at]} is not a valid Unicode character")
     return chr(number), at
 
 
 def _hex(text: str, at: int) -> int:
     digits = text[at + 2 : at + 6]
     if len(digits) < 4 or digits.strip("0123456789abcdefABCDEF"):
-        raise JsonError("invalid hex escape '\\u" + digits[:1] + "' in string")
+        return -1
     return int(digits, 16)

@@ -152,7 +152,8 @@ class Monitor(FrontEnd):
                 if not isinstance(value, str):
                     raise QmpRefusal(f"QMP input member '{key}' must be a string")
                 if command is not None:
-                    raise QmpRefusal("QMP input member 'exec-oob' clashes with 'execute'")
+                    other = "execute" if key == "exec-oob" else "exec-oob"
+                    raise QmpRefusal(f"QMP input member '{key}' clashes with '{other}'")
                 command, oob = value, key == "exec-oob"
             elif key == "arguments":
                 if not isinstance(value, dict):

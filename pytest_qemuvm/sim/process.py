@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
     try:
         machine = launch.launch(arguments, wanted)
     except LaunchRefusal as refusal:
-        _say(f"{PROGRAM}: {refusal.line}")
+        _say(refusal.line)
         os._exit(1)
     except launch.Told as told:
         os.write(1, told.text.encode())

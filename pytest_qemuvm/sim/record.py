@@ -12,54 +12,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from pytest_qemuvm.sim import archive
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-LEAN = ("-nodefaults", "-no-user-config", "-display", "none", "-S")
-
-
-class Recorded:
-    """A QEMU that is asked for what is to be recorded."""
-
-    def __init__(self, binary: str, *arguments: str) -> None:
-        self._process = subprocess.Popen(
-            [binary, *LEAN, *arguments, "-qmp", "stdio"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdout is not None
-        self.greeting = json.loads(self._process.stdout.readline())
-        self.ask("qmp_capabilities")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-    def reply(self, command: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the reply to a command; events are passed over."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        message = {"execute": command, "arguments": arguments or {}}
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
-        while True:
-            answer = json.loads(self._process.stdout.readline())
-            if "event" not in answer:
-                return dict(answer)
-
-    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Return the value of a command, which must not fail."""
-        return self.reply(command, arguments)["return"]
+from pytest_qemuvm.sim import record_devices as devices
+from pytest_qemuvm.sim.record_asked import Recorded
 
 
 def packed(value: Any) -> bytes:
@@ -71,12 +28,77 @@ def record(binary: str) -> dict[str, bytes]:
     """Return everything that is recorded of a QEMU."""
     pieces: dict[str, Any] = {}
     with Recorded(binary, "-machine", "none") as qemu:
-        pieces["version"] = qemu.ask("query-version")
         pieces["greeting"] = qemu.greeting
-        pieces["schema"] = qemu.ask("query-qmp-schema")
+        pieces["schema"] = schema = qemu.ask("query-qmp-schema")
+        pieces["version"] = qemu.ask("query-version")
         pieces["commands"] = sorted(entry["name"] for entry in qemu.ask("query-commands"))
         pieces["command-line-options"] = qemu.ask("query-command-line-options")
+        pieces["machines"] = qemu.ask("query-machines")
+        pieces["types"] = {
+            entry["name"]: [entry.get("parent"), bool(entry.get("abstract"))]
+            for entry in qemu.ask("qom-list-types", {"abstract": True})
+        }
+    for name, closure in argument_types(schema).items():
+        pieces[f"arguments/{name}"] = closure
+    for name, text in printed(binary).items():
+        pieces[f"printed/{name}"] = text
+    pieces |= devices.record(binary)
     return {name: packed(value) for name, value in pieces.items()}
+
+
+def argument_types(schema: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return for each command its own part of the schema, so that nobody has to read the whole."""
+    types = {entry["name"]: entry for entry in schema}
+    found = {}
+    for entry in schema:
+        if entry["meta-type"] != "command":
+            continue
+        closure: dict[str, Any] = {}
+        _gather(entry["arg-type"], types, closure)
+        found[entry["name"]] = {
+            "root": entry["arg-type"],
+            "oob": entry.get("allow-oob", False),
+            "types": closure,
+        }
+    return found
+
+
+def _gather(name: str, types: dict[str, Any], into: dict[str, Any]) -> None:
+    if name in into:
+        return
+    entry = {key: value for key, value in types[name].items() if key not in {"name", "features"}}
+    if entry["meta-type"] == "enum":
+        entry.pop("members", None)
+    into[name] = entry
+    below = [member["type"] for member in entry.get("members", ())]
+    below += [variant["type"] for variant in entry.get("variants", ())]
+    if "element-type" in entry:
+        below.append(entry["element-type"])
+    for member in entry.get("members", ()):
+        member.pop("features", None)
+    for each in below:
+        _gather(each, types, into)
+
+
+def printed(binary: str) -> dict[str, str]:
+    """Return what QEMU prints when it is only asked something."""
+    questions = {
+        "version": ("--version",),
+        "help": ("-help",),
+        "devices": ("-machine", "none", "-device", "help"),
+        "machines": ("-machine", "help"),
+        "cpus": ("-machine", "none", "-cpu", "help"),
+        "accelerators": ("-accel", "help"),
+        "objects": ("-machine", "none", "-object", "help"),
+        "netdevs": ("-machine", "none", "-netdev", "help"),
+        "chardevs": ("-machine", "none", "-chardev", "help"),
+    }
+    return {
+        name: subprocess.run(
+            [binary, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        ).stdout
+        for name, words in questions.items()
+    }
 
 
 def main(binary: str, directory: str = archive.DIRECTORY) -> None:

@@ -25,9 +25,9 @@ class NotModelled(QmpRefusal):
 class LaunchRefusal(Exception):
     """A command line that QEMU refuses. ``line`` is what it writes to stderr; the status is 1."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, program: str = PROGRAM) -> None:
         super().__init__(line)
-        self.line = line
+        self.line = f"{program}: {line}"
 
 
 class LaunchNotModelled(LaunchRefusal):

@@ -65,7 +65,7 @@ def query_command_line_options(machine: Machine, arguments: dict[str, Any]) -> A
 
     found = [option for option in options if option["option"] == wanted]
     if not found:
-        raise QmpRefusal(f"Invalid option name: {wanted}")
+        raise QmpRefusal(f"invalid option name: {wanted}")
     return found
 
 
