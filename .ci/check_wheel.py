@@ -20,6 +20,15 @@ PACKAGE = "pytest_qemuvm"
 MUST_HAVE = ("py.typed", "guest/rootfs/", "qmp/classes.json")
 """Not Python, so that a packager may leave them out unnoticed: files, and directories that hold some."""
 
+DRY_RUN = """
+import pytest
+
+@pytest.mark.qemuvm(template="bare")
+def test_without_qemu(vm, disk_factory):
+    disk = disk_factory("4M")
+    vm.attach(disk)
+    vm.detach(disk)
+"""
 PROGRAM = f"""
 import ast, importlib, pkgutil, re, sys
 from importlib import metadata
@@ -65,6 +74,7 @@ def main() -> int:
         run([python, "-W", "error", "-c", PROGRAM], work)
         run([python.with_name("qemuvm"), "--version"], work)
         quick_start(python, work / "project")
+        dry_run(python, work / "project")
     say("the wheel is whole and works alone")
     return 0
 
@@ -125,6 +135,13 @@ def quick_start(python: Path, project: Path) -> None:
     )
 
 
+def dry_run(python: Path, project: Path) -> None:
+    """Run a test without QEMU: the simulator and its records have to come along."""
+    (project / "test_dry_run.py").write_text(DRY_RUN)
+    command = [python, "-W", "error", "-m", "pytest", "--qemu-dry-run", "--qemu-strict", "test_dry_run.py"]
+    run([*command, "-p", "no:cacheprovider"], project, PATH=str(project))
+
+
 def first_test(text: str) -> str:
     """Return the first Python block that holds a test."""
     for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
@@ -133,14 +150,14 @@ def first_test(text: str) -> str:
     raise CheckFailed("README.md shows no test: a python block with a function test_...")
 
 
-def run(command: list[str | Path], directory: Path) -> None:
-    """Run a command, shown as it is; raises CheckFailed if it fails."""
+def run(command: list[str | Path], directory: Path, **variables: str) -> None:
+    """Run a command, shown as it is, with these variables; raises CheckFailed if it fails."""
     words = [str(word) for word in command]
     say("$ " + " ".join(word if "\n" not in word else "(program)" for word in words))
     # Neither the environment's nor the checkout's packages may help out.
     environment = {
         key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")
-    }
+    } | variables
     status = subprocess.run(words, cwd=directory, env=environment, check=False).returncode
     if status != 0:
         raise CheckFailed(f"failed with status {status}: {' '.join(words[:4])} ...")

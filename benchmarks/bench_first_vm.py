@@ -25,7 +25,7 @@ from pytest_qemuvm.spec.vm import VMSpec
 if sys.argv[1] == "without":
     reaper.Reaper._watch = lambda *_: None
     lease.Lease.take = lambda _: runtime_root()
-    provision.RealProvisioner.publish = lambda *_: None
+    provision.Provisioner.publish = lambda *_: None
 settings = resolve({"real": True}, {}, {})
 harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
 began = time.perf_counter()

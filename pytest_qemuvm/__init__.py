@@ -22,6 +22,18 @@ if TYPE_CHECKING:
         SerialSpec,
         UsbSpec,
     )
+    from pytest_qemuvm.spec.faults import (
+        CrashAfter,
+        CrashAtLaunch,
+        DisconnectAfter,
+        EventStorm,
+        GuestModel,
+        HangAfter,
+        HangAtLaunch,
+        RefuseUnplug,
+        SlowReplies,
+        SplitPackets,
+    )
     from pytest_qemuvm.spec.vm import VMSpec
 
 __version__ = "0.1.0"
@@ -30,15 +42,25 @@ __all__ = [
     "VM",
     "CdromSpec",
     "CpuSpec",
+    "CrashAfter",
+    "CrashAtLaunch",
+    "DisconnectAfter",
     "DiskSpec",
     "DriverSpec",
+    "EventStorm",
     "ExecResult",
+    "GuestModel",
+    "HangAfter",
+    "HangAtLaunch",
     "LaunchError",
     "MemorySpec",
     "NicSpec",
     "QemuVMError",
+    "RefuseUnplug",
     "RngSpec",
     "SerialSpec",
+    "SlowReplies",
+    "SplitPackets",
     "UsbSpec",
     "VMSpec",
 ]
@@ -58,6 +80,16 @@ _HOMES = {
     "SerialSpec": "pytest_qemuvm.spec.devices",
     "UsbSpec": "pytest_qemuvm.spec.devices",
     "VMSpec": "pytest_qemuvm.spec.vm",
+    "CrashAfter": "pytest_qemuvm.spec.faults",
+    "CrashAtLaunch": "pytest_qemuvm.spec.faults",
+    "DisconnectAfter": "pytest_qemuvm.spec.faults",
+    "EventStorm": "pytest_qemuvm.spec.faults",
+    "GuestModel": "pytest_qemuvm.spec.faults",
+    "HangAfter": "pytest_qemuvm.spec.faults",
+    "HangAtLaunch": "pytest_qemuvm.spec.faults",
+    "RefuseUnplug": "pytest_qemuvm.spec.faults",
+    "SlowReplies": "pytest_qemuvm.spec.faults",
+    "SplitPackets": "pytest_qemuvm.spec.faults",
 }
 
 

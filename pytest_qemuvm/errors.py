@@ -11,6 +11,7 @@
      |    +-- AcceleratorUnavailable      an accelerator was demanded and could not be proven
      |    +-- GuestUnavailable            no kernel, no busybox: the built-in guest cannot be made
      |    +-- NoChannel                   this VM has no guest that could be told anything
+     |    +-- SimulatorUnusable           the simulated QEMU is not there, or its records are damaged
      +-- LaunchError                      QEMU died before it answered
      +-- GuestBootError (also WaitTimeout) QEMU runs, its guest never came up
      +-- VMStateError
@@ -46,6 +47,8 @@
      |         +-- CommandBlocked           it reaches outside the VM, or runs programs of the host
      +-- CoherenceError                   a test left something behind, or records and facts disagree
      +-- NotSupportedInDryRun             only a real machine could answer this
+     +-- NeedsSimulator                   only a simulated machine can do this
+     +-- PlanDiffers                      a test's plan is not what its golden file says
 
 An error says what happened (``brief``), the evidence (``details``: argv, exit status, log tail, last console
 lines) and what to do about it (``hint``). Tests assert on type and attributes, never on text.
@@ -140,6 +143,10 @@ class GuestUnavailable(CapabilityError):
 
 class NoChannel(CapabilityError):
     """There is no channel into this VM's guest, or no guest: nothing can be run in it."""
+
+
+class SimulatorUnusable(CapabilityError):
+    """The simulated QEMU is not there, or what was recorded for it is damaged."""
 
 
 class LaunchError(QemuVMError):
@@ -614,7 +621,18 @@ class QemuVMWarning(UserWarning):
 
 
 class NotSupportedInDryRun(QemuVMError):
-    """Only a real machine could answer this, so dry-run does not pretend to."""
+    """Only a real machine could answer this, so dry-run does not pretend to.
+
+    It skips a test that is marked ``needs="guest"`` or ``needs="real"``, and fails any other.
+    """
+
+
+class NeedsSimulator(QemuVMError):
+    """Only a simulated machine can do this, and this session's are real."""
+
+
+class PlanDiffers(QemuVMError):
+    """A test's plan is not what its golden file says; ``details`` is the difference, line by line."""
 
 
 def closest(word: str, known: Iterable[str]) -> list[str]:

@@ -53,7 +53,8 @@ def table(sessions: list[SeenSession]) -> str:
 
 def _lines(session: SeenSession) -> Iterator[tuple[str, ...]]:
     tag = session.tag
-    yield tag, "session", session.worker or "-", _number(session.pid), session.state, session.directory or "-"
+    state = f"{session.state}, dry-run" if session.mode == "dry-run" else session.state
+    yield tag, "session", session.worker or "-", _number(session.pid), state, session.directory or "-"
     for vm in session.vms:
         yield tag, "vm", vm.name, _number(vm.pid), vm.state, _owner(vm)
     for disk in session.disks:

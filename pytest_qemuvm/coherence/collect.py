@@ -43,6 +43,8 @@ class Machine:
     exit_status: Callable[[], int | None]
     qmp: Qmp | None
     unseen_panic: Callable[[], str | None]
+    asked: bool = True
+    """Whether it is asked what it has; one that was told to fail might do so at the question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class FactCollector:
         return Facts(vms=vms, failures=tuple(failures), **collected)
 
     def _look_at(
-        self, machine: Machine, answered: Callable[[], Graph] | None, failures: list[Failure]
+        self, machine: Machine, answered: Callable[[], Graph | None] | None, failures: list[Failure]
     ) -> VMFacts:
         """Look at a VM; a QEMU that is alive and does not answer is a failure of the check."""
         if answered is None:
@@ -124,10 +126,12 @@ class FactCollector:
         )
 
 
-def _ask(machine: Machine, seconds: float) -> Callable[[], Graph] | None:
+def _ask(machine: Machine, seconds: float) -> Callable[[], Graph | None] | None:
     """Ask a VM's QEMU for its graph and return what awaits that; None where it does not run."""
     if not machine.alive() or machine.qmp is None:
         return None
+    if not machine.asked:
+        return lambda: None
     try:
         return ask_for_graph(machine.qmp, Deadline.after(seconds))
     except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding

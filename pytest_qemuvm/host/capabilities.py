@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_qemuvm.errors import CapabilityError, QemuNotFound
+from pytest_qemuvm.errors import CapabilityError
 from pytest_qemuvm.host.accel import Accelerator, prove
 from pytest_qemuvm.host.binary import QemuBinary, find_qemu, identify
 
@@ -27,6 +27,10 @@ class Capabilities(NamedTuple):
     """None in dry-run where there is no QEMU."""
     accelerator: Accelerator | None
     """None in dry-run: nothing was run to prove one."""
+    simulates: str | None = None
+    """The version of QEMU that dry-run simulates, ``"7.2"``; None in real mode."""
+    simulates_why: str = ""
+    """Why that one."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, to be handed to another process."""
@@ -44,7 +48,7 @@ class Capabilities(NamedTuple):
             binary = QemuBinary(**{**binary, "version": tuple(binary["version"])})
         if accelerator is not None:
             accelerator = Accelerator(**accelerator)
-        return cls(data["mode"], data["why"], binary, accelerator)
+        return cls(**{**data, "binary": binary, "accelerator": accelerator})
 
 
 def discover(settings: Settings, cache: Path) -> Capabilities:
@@ -54,27 +58,35 @@ def discover(settings: Settings, cache: Path) -> Capabilities:
     never replaced by something else. Where nothing was said, real mode is taken if QEMU runs, else dry-run.
     """
     if settings.mode == "dry-run":
-        return Capabilities("dry-run", settings.mode_source, _planned_binary(settings), None)
+        return _dry_run(settings.mode_source, *_found_binary(settings, cache))
     try:
         binary = identify(find_qemu(settings.binary), cache)
         accelerator = prove(binary, settings.accel, cache)
     except CapabilityError as error:
         if settings.mode == "real" or settings.binary or settings.accel != "auto":
             raise
-        return Capabilities("dry-run", f"{settings.mode_source}, and {error.brief}", None, None)
+        return _dry_run(f"{settings.mode_source}, and {error.brief}", *_found_binary(settings, cache))
     why = settings.mode_source
     if settings.mode is None:
         why += ", and QEMU runs"
     return Capabilities("real", why, binary, accelerator)
 
 
-def _planned_binary(settings: Settings) -> QemuBinary | None:
-    """Return the binary that a plan names, where there is one; dry-run does not run it."""
+def _dry_run(why: str, binary: QemuBinary | None, missing: str) -> Capabilities:
+    """Return a dry-run of the recorded version nearest to the binary's. Raises SimulatorUnusable."""
+    from pytest_qemuvm.host.simulator import nearest_version, recorded_versions  # noqa: PLC0415
+
+    version = nearest_version(binary, recorded_versions())
+    reason = f"of those recorded the nearest to {binary.version_text}" if binary else missing
+    return Capabilities("dry-run", why, binary, None, version, reason)
+
+
+def _found_binary(settings: Settings, cache: Path) -> tuple[QemuBinary | None, str]:
+    """Return the QEMU that a plan names, if one is there and usable, or why not; dry-run needs none."""
     try:
-        path = find_qemu(settings.binary)
-    except QemuNotFound:
-        return None
-    return QemuBinary(str(path), (0, 0, 0), "not run", "")
+        return identify(find_qemu(settings.binary), cache), ""
+    except CapabilityError as error:
+        return None, error.brief
 
 
 def may_administer_networks() -> bool:

@@ -13,6 +13,7 @@ from pytest_qemuvm.errors import ImageFormatError, QemuVMError, SpecError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from pytest_qemuvm.plan.model import ImagePlan
 
@@ -23,6 +24,10 @@ _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # version 3, 104 bytes
 BACKING_FORMAT = 0xE2792ACA  # header extension: the backing file's format, so that it is never probed
 _LONGEST_BACKING = 1023
 _QEMU_IMG_SECONDS = 30.0
+_SIZE_AT = 24
+"""Where a header has the virtual size; what encryption there is and the entries of the L1 table follow."""
+_LOCKS_FROM, _LOCKS_LENGTH = 100, 200
+"""The bytes of an image whose locks say what its openers do and suffer (QEMU's ``block/file-posix.c``)."""
 
 
 def make_image(plan: ImagePlan, path: Path) -> None:
@@ -115,14 +120,64 @@ def qcow2_header(size: int, backing: str | None = None, backing_format: str | No
 
 
 def grow_image(path: Path, image_format: str, size: int) -> None:
-    """Make an image larger; ``size`` in bytes. Raises QemuVMError, with what qemu-img said.
+    """Make an image larger; ``size`` in bytes. Raises QemuVMError, with what qemu-img said if asked.
 
-    Growing a qcow2 may move its tables, which is qemu-img's business.
+    Most qcow2 images grow by two numbers in their header. What needs more than that (a table that has to
+    move, snapshots that know the old size) is qemu-img's business.
     """
-    if image_format == "raw":
+    try:
         with path.open("r+b") as file:
-            file.truncate(size)
-        return
+            if not _lock_whole(file.fileno()):
+                raise QemuVMError(
+                    f"the disk image {path} cannot be made larger: another process has it open",
+                    hint="detach it there first",
+                )
+            if image_format == "raw":
+                file.truncate(size)
+                return
+            if image_format == "qcow2" and _grown_in_place(file, size):
+                return
+    except OSError as error:
+        raise QemuVMError(f"the disk image {path} cannot be made larger: {error}") from error
+    _grow_by_qemu_img(path, image_format, size)
+
+
+def _grown_in_place(file: BinaryIO, size: int) -> bool:
+    """Give an image another size where its L1 table has room for it; return whether it had."""
+    start = file.read(_HEADER.size)
+    if len(start) < _HEADER.size or not start.startswith(MAGIC):
+        return False
+    fields = _HEADER.unpack(start)
+    version, bits, encrypted, entries, l1_at = fields[1], fields[4], fields[6], fields[7], fields[8]
+    snapshots, incompatible = fields[11], fields[13]
+    if version != 3 or bits != _CLUSTER_BITS or encrypted or snapshots or incompatible:
+        return False
+    wanted, allocated = _layout(size)[0], -(-entries * 8 // _CLUSTER) * _CLUSTER
+    file.seek(l1_at + entries * 8)
+    # What lies behind the table in its last cluster is nobody else's, but need not be zeros.
+    behind = file.read(max(0, wanted - entries) * 8)
+    if wanted * 8 > allocated or any(behind):
+        return False
+    # Both in one write, that nobody sees a size without its table.
+    file.seek(_SIZE_AT)
+    file.write(struct.pack(">QII", size, 0, max(wanted, entries)))
+    return True
+
+
+def _lock_whole(descriptor: int) -> bool:
+    """Take the locks by which QEMU guards an image, all of them; return whether nobody else has one."""
+    import fcntl  # noqa: PLC0415  # seldom needed
+
+    # A struct flock: l_type, l_whence, l_start, l_len, l_pid.
+    whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, _LOCKS_FROM, _LOCKS_LENGTH, 0)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, whole)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _grow_by_qemu_img(path: Path, image_format: str, size: int) -> None:
     from pytest_qemuvm.host.bounded import run_bounded  # noqa: PLC0415  # seldom needed
 
     argv = ["qemu-img", "resize", "-q", "-f", image_format, str(path), str(size)]

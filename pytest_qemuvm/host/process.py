@@ -18,7 +18,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.sweep import TAG_VARIABLE, start_ticks, stat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["LOG_NAME", "LOG_TAIL", "TAG_VARIABLE", "QemuProcess", "Stranger", "spawn"]
@@ -32,11 +32,12 @@ LOG_TAIL = 4096
 class QemuProcess:
     """A child process that we own: it is reaped by us and by nobody else."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], log: Path, argv: Sequence[str]) -> None:
         self._popen = popen
         self._log = log
         self.pid = popen.pid
-        self.argv: tuple[str, ...] = tuple(str(word) for word in popen.args)  # type: ignore[union-attr]
+        self.argv = tuple(argv)
+        """QEMU's command line, also where its simulator was started with it."""
         # Our child cannot vanish before we reap it, so its start time can be read without a race.
         self.ticks = stat(popen.pid)[1]
         """Its start in clock ticks since boot, exact where a time of day is not."""
@@ -144,22 +145,31 @@ def _time_of_day(ticks: int) -> float:
     return ticks / os.sysconf("SC_CLK_TCK") + float(boot.split()[1])
 
 
-def spawn(argv: Sequence[str], descriptors: Iterable[int], log: Path, *, cwd: Path, tag: str) -> QemuProcess:
+def spawn(
+    argv: Sequence[str],
+    descriptors: Iterable[int],
+    log: Path,
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    command: Sequence[str] | None = None,
+) -> QemuProcess:
     """Start QEMU with these descriptors inherited under their numbers, writing to ``log``.
 
+    ``environment`` is added to ours; ``command`` is what is executed where it is not ``argv`` itself.
     It gets a session of its own, so that Ctrl-C in the terminal reaches only pytest, which then ends it in
     order. Raises LaunchError where the binary cannot be executed.
     """
     with log.open("wb") as out:
         try:
             popen = subprocess.Popen(
-                list(argv),
+                list(command or argv),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 pass_fds=tuple(descriptors),
                 cwd=cwd,
-                env={**os.environ, TAG_VARIABLE: tag},
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
         except OSError as error:
@@ -167,7 +177,7 @@ def spawn(argv: Sequence[str], descriptors: Iterable[int], log: Path, *, cwd: Pa
                 f"{argv[0]} cannot be started: {error}", argv=argv, status=None, log=""
             ) from error
     try:
-        return QemuProcess(popen, log)
+        return QemuProcess(popen, log, argv)
     except BaseException:
         popen.kill()
         popen.wait()

@@ -1,7 +1,7 @@
 """The one seam between planning and doing.
 
-A provisioner takes a plan and makes it real. Everything above is the same code whichever provisioner it was
-given: that is what keeps dry-run and real mode from growing apart.
+A provisioner takes a plan and makes it real: files, sockets, a process. In a dry-run it does the same with
+other executables, and everything above is the same code: that keeps the two modes from growing apart.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
+from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host.executables import Executables
 from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.lease import Lease, Origin
-from pytest_qemuvm.host.process import LOG_NAME, QemuProcess, spawn
+from pytest_qemuvm.host.process import LOG_NAME, TAG_VARIABLE, QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 from pytest_qemuvm.host.sockets import listen
-from pytest_qemuvm.host.sources import Sources, UnreadSources
+from pytest_qemuvm.host.sources import Sources
 from pytest_qemuvm.host.sweep import RECORD, boot_id
 from pytest_qemuvm.plan import MONITOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
 
     from pytest_qemuvm.plan import ImagePlan, MachinePlan
@@ -37,70 +38,46 @@ FRESH = ".new"
 """What the name of a session's record ends with until it replaces the old one."""
 
 
+def no_faults(vm: str) -> str:  # noqa: ARG001
+    """Return that nothing is to go wrong."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Provisioned:
     """A started QEMU and our ends of the sockets it inherited."""
 
     process: QemuProcess
     sockets: Mapping[str, socket.socket]
+    fails: bool = False
+    """Whether it was told to fail at something."""
 
 
-class Provisioner(Protocol):
-    """Makes a plan real."""
+class Provisioner:
+    """Makes files and processes: in both modes the same, with other executables."""
 
-    mode: str
-    """``"real"`` or ``"dry-run"``."""
-    sources: Sources
-    """What the user's files were like when machines began to use them."""
-
-    def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
-        """Make the directory and the files of the plan; what undoes it goes onto the stack first."""
-
-    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
-        """Make an image file; what removes it goes onto the stack."""
-
-    def make_disk(self, image: ImagePlan) -> None:
-        """Make an image file that belongs to the session; its directory too, if need be."""
-
-    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
-        """Make an image that nobody has open larger; ``size`` in bytes."""
-
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
-        """Start QEMU; what undoes it goes onto the stack."""
-
-    def publish(self, listing: Listing) -> None:
-        """Let others on the host know what the session has: ``qemuvm ps``, and whoever sweeps after it."""
-
-    @property
-    def helpers(self) -> frozenset[int]:
-        """Pids of processes of the session that are no machines: its reaper."""
-        ...
-
-    @property
-    def own_files(self) -> tuple[Path, ...]:
-        """Files in the session's directory that belong to no machine."""
-        ...
-
-    def close(self) -> None:
-        """Remove what the session itself had; called when all its VMs are gone."""
-
-
-class RealProvisioner:
-    """Makes files and processes."""
-
-    mode = "real"
-
-    def __init__(self, tag: str, root: Path, origin: Origin, last_words: Sequence[str] = ()) -> None:
+    def __init__(self, tag: str, root: Path, origin: Origin, executables: Executables | None = None) -> None:
         self._tag = tag
         self._root = root
         self.sources = Sources()
+        """What the user's files were like when machines began to use them."""
+        self.executables = executables or Executables()
+        """What is launched."""
+        self.faults: Callable[[str], str] = no_faults
+        """Return what is to go wrong in the simulator of a VM, by its name, as JSON; nothing: nothing."""
+        self.made: list[ImagePlan] | None = None
+        """The images that were made, in order, since somebody asked for them to be listed."""
         self._origin = origin
-        self._last_words = tuple(last_words)
         self._reaper = Reaper(tag)
         self._lease = Lease(root.parent, tag, origin)
         self._lock = threading.Lock()
         self._has_root = False
         self._processes: dict[str, tuple[int, int]] = {}
+
+    @property
+    def mode(self) -> str:
+        """``"real"`` or ``"dry-run"``."""
+        return self.executables.mode
 
     def _ensure_root(self) -> None:
         """Take the lease and make the session's directory with the first VM, or when they were deleted.
@@ -118,7 +95,7 @@ class RealProvisioner:
             self._root.mkdir(mode=0o700, exist_ok=True)
 
     def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
-        """Make the run directory, the firmware and the disks' images."""
+        """Make a VM's directory, firmware and images; what undoes it goes onto the stack first."""
         stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
         with _typed(f"the files of VM {plan.name!r} cannot be made"):
             self._ensure_root()
@@ -126,25 +103,40 @@ class RealProvisioner:
             if plan.firmware is not None:
                 path, content = plan.firmware
                 Path(path).write_bytes(content)
+            if plan.boot == "kernel":
+                self._stand_in(run_dir)
         for image in plan.images:
             self.make_image(image, stack)
 
+    def _stand_in(self, run_dir: Path) -> None:
+        """Make what stands for the files of a guest that was not built."""
+        for name, content in self.executables.stand_ins.items():
+            path = run_dir / name
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_bytes(content)
+
     def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
-        """Make one image."""
+        """Make an image file; what removes it goes onto the stack."""
         path = Path(image.path)
         make_image(image, path)
+        self._note(image)
         stack.callback(path.unlink, missing_ok=True)
 
     def make_disk(self, image: ImagePlan) -> None:
-        """Make an image below the session's directory."""
+        """Make an image file that belongs to the session; its directory too, if need be."""
         path = Path(image.path)
         with _typed(f"the disk {path.name!r} cannot be made"):
             self._ensure_root()
             path.parent.mkdir(mode=0o700, exist_ok=True)
         make_image(image, path)
+        self._note(image)
+
+    def _note(self, image: ImagePlan) -> None:
+        if self.made is not None:
+            self.made.append(image)
 
     def grow_disk(self, path: Path, image_format: str, size: int) -> None:
-        """Make an image larger."""
+        """Make an image that nobody has open larger; ``size`` in bytes."""
         grow_image(path, image_format, size)
 
     def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
@@ -161,14 +153,25 @@ class RealProvisioner:
                 theirs[MONITOR] = listen(Path(plan.monitor))
                 numbers = {name: end.fileno() for name, end in theirs.items()}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
-                process = spawn(argv, numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag)
+                faults = self.faults(plan.name)
+                process = spawn(
+                    argv,
+                    numbers.values(),
+                    run_dir / LOG_NAME,
+                    cwd=run_dir,
+                    environment={
+                        TAG_VARIABLE: self._tag,
+                        **self.executables.environment(faults),
+                    },
+                    command=self.executables.command(argv),
+                )
         finally:
             for end in theirs.values():
                 end.close()
         stack.callback(self._ended, plan.name, process)
         self._reaper.watch_process(process.pid, process.ticks)
         self._processes[plan.name] = process.pid, process.ticks
-        return Provisioned(process, ours)
+        return Provisioned(process, ours, bool(faults))
 
     def _parting_words(self) -> tuple[str, ...]:
         """Return what has QEMU end with us, where that can be trusted.
@@ -176,7 +179,7 @@ class RealProvisioner:
         The kernel tells QEMU of the death of the thread that started it, not of the process. A thread of a
         test may end while its machine is still wanted.
         """
-        return self._last_words if threading.current_thread() is threading.main_thread() else ()
+        return self.executables.last_words if threading.current_thread() is threading.main_thread() else ()
 
     def _ended(self, name: str, process: QemuProcess) -> None:
         process.close()
@@ -227,51 +230,3 @@ def _typed(brief: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise QemuVMError(f"{brief}: {error}", hint="is there room, and may you write there?") from error
-
-
-class PlanningProvisioner:
-    """Dry-run: everything is planned, nothing is made."""
-
-    mode = "dry-run"
-
-    def __init__(self) -> None:
-        self.sources: Sources = UnreadSources()
-
-    def prepare(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> None:
-        """Make nothing."""
-
-    def make_image(self, image: ImagePlan, stack: ExitStack) -> None:
-        """Make nothing."""
-
-    def make_disk(self, image: ImagePlan) -> None:
-        """Say that there will be no file."""
-        raise NotSupportedInDryRun(
-            f"dry-run: the disk {Path(image.path).name!r} was planned, not made",
-            hint="run with --qemu-real for a real one",
-        )
-
-    def grow_disk(self, path: Path, image_format: str, size: int) -> None:
-        """Grow nothing: no disk was made."""
-
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
-        """Say that there will be no machine; the plan has been made and checked by then."""
-        raise NotSupportedInDryRun(
-            f"dry-run: VM {plan.name!r} was planned, not started",
-            hint="run with --qemu-real for a real machine, or read the plan with --qemu-plan",
-        )
-
-    def publish(self, listing: Listing) -> None:
-        """Tell nobody: there is nothing."""
-
-    @property
-    def helpers(self) -> frozenset[int]:
-        """None."""
-        return frozenset()
-
-    @property
-    def own_files(self) -> tuple[Path, ...]:
-        """None."""
-        return ()
-
-    def close(self) -> None:
-        """Remove nothing: nothing was made."""

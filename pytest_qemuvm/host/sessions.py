@@ -70,6 +70,8 @@ class SeenSession:
     """When it began, in seconds since the epoch."""
     vms: tuple[SeenVM, ...]
     disks: tuple[SeenDisk, ...]
+    mode: str | None = None
+    """``real`` or ``dry-run``; None before it had anything."""
 
 
 def look(root: Path) -> list[SeenSession]:
@@ -97,6 +99,7 @@ def _session(root: Path, tag: str) -> SeenSession | None:
         since=says.get("since"),
         vms=tuple(_vms(record)),
         disks=disks_of(record),
+        mode=record.get("mode"),
     )
 
 

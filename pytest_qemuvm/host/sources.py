@@ -70,14 +70,6 @@ class Sources:
         return known
 
 
-class UnreadSources(Sources):
-    """Reads nothing, because nothing will use the files."""
-
-    def watch(self, paths: Iterable[Path]) -> Watch:  # noqa: ARG002
-        """Watch nothing."""
-        return Watch(self, {})
-
-
 class Watch:
     """What some files were like when somebody began to use them."""
 

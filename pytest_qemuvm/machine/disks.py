@@ -142,7 +142,7 @@ class Disk:
     def _resize_attached(self, vm: VM, device: HotDevice, size: int, timeout: float) -> None:
         command = {"node-name": f"{device.id}-fmt", "size": size}
         vm.monitor.execute("block_resize", command, timeout=timeout)
-        if vm.plan.guest and vm.state == "running":
+        if vm.plan.guest and vm.has_guest and vm.state == "running":
             link = f"/dev/disk/by-id/*[-_]{self.serial}"
             vm.wait_until_succeeds(f"test $(blockdev --getsize64 {link}) = {size}", timeout)
 

@@ -14,14 +14,17 @@ from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
+from pytest_qemuvm.host.executables import executables_for
 from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
-from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.host.provision import Provisioner
 from pytest_qemuvm.machine.books import Books
 from pytest_qemuvm.machine.catalogue import Catalogue
+from pytest_qemuvm.machine.faults import SimFaults
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.observer import Observer
+from pytest_qemuvm.machine.recording import Recording
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.shelf import DiskShelf
@@ -30,6 +33,7 @@ from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.machine.wardens import Run, Wardens
 from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.plan.stable import Stable
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
@@ -38,12 +42,11 @@ from pytest_qemuvm.spec.suite import NO_SUITE
 from pytest_qemuvm.spec.vm import VMSpec, laid_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pytest_qemuvm.coherence import Collector, Rule
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
-    from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.lifecycle import Lifecycle
     from pytest_qemuvm.machine.template import Template
@@ -89,8 +92,11 @@ class Harness:
         self.tag = new_session_tag()
         """Marks every process and directory of this session."""
         self.root = sessions_root() / self.tag
-        self.plans: list[tuple[str, MachinePlan]] = []
-        """Plans made so far, each with the owner it was made for, where --qemu-plan asks for them."""
+        self.recordings: list[Recording] = []
+        """What was planned, and what came of it, of each VM since ``record`` was asked for."""
+        self._recording = False
+        self._chosen_names: list[str] = []
+        """Names of VMs that were given none."""
         self.used_by: set[str] = set()
         """Owners for whom a VM was really started."""
         self._vms: dict[str, VM] = {}
@@ -100,17 +106,16 @@ class Harness:
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._loop = LoopThread()
-        if capabilities.mode == "real":  # the only place above host/ that asks
-            binary = capabilities.binary
-            self._provisioner: Provisioner = RealProvisioner(
-                self.tag,
-                self.root,
-                origin or Origin(str(Path.cwd())),
-                binary.parting_words if binary else (),
-            )
-            self._guests: BootSource = BuiltGuests(cache, settings.kernel, progress)
-        else:
-            self._provisioner, self._guests = PlanningProvisioner(), PlannedGuests()
+        executables = executables_for(capabilities)
+        self._provisioner = Provisioner(self.tag, self.root, origin or Origin(str(Path.cwd())), executables)
+        self.sim_faults = SimFaults(executables)
+        """What is to go wrong in simulated machines."""
+        self._provisioner.faults = self.sim_faults.of
+        self._guests: BootSource = (
+            BuiltGuests(cache, settings.kernel, progress)
+            if executables.run_guests
+            else PlannedGuests(cache, settings.kernel)
+        )
         self._shelf = DiskShelf(self.disk_dir, self._provisioner)
         self._suite = suite
         self._library = TemplateLibrary(
@@ -118,16 +123,15 @@ class Harness:
         )
         extensions = extensions or Extensions()
         run = run or Run()
-        fingerprint = capabilities.binary.fingerprint if capabilities.binary else ""
         self._audit = AuditLog(self.root / AUDIT_NAME)
         self._wardens = Wardens(
             self.root,
             run,
             self._audit,
-            SchemaSource(cache, fingerprint),
+            SchemaSource(cache, executables.fingerprint),
             self.disks,
             settings.strict,
-            (capabilities.binary.path if capabilities.binary else None, fingerprint, str(cache)),
+            (executables.listing, executables.fingerprint, str(cache)),
         )
         self._told = frozenset[str]()
         """What is permitted, as the record says."""
@@ -140,7 +144,7 @@ class Harness:
             extensions.kinds,
             run.acting,
             self._wardens,
-            Catalogue(capabilities.binary.path if capabilities.binary else None),
+            Catalogue(executables.listing),
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
@@ -326,12 +330,49 @@ class Harness:
             monitor=str(self._services.socket_path("qmp")),
         )
         plan = plan_machine(spec, world)
-        if self.settings.plan is not None:
-            self.plans.append((owner, plan))
+        if self._recording:
+            self.recordings.append(Recording(owner, plan, f"qemu-system-{arch.system}"))
         return plan
 
+    def record(self) -> None:
+        """Keep the plans of all VMs from now on, and what comes of them."""
+        self._recording = True
+        if self._provisioner.made is None:
+            self._provisioner.made = []
+
+    def recorded(self, owners: Iterable[str], places: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return what was recorded of the VMs of some owners as plain data that is the same in every run.
+
+        ``places`` are directories by the words that are written for them.
+        """
+        wanted = set(owners)
+        mine = [recording for recording in self.recordings if recording.owner in wanted]
+        chosen = [name for recording in mine if (name := recording.plan.name) in self._chosen_names]
+        stable = Stable(self.tag, {"<session>": str(self.root), **places}, chosen)
+        for recording in mine:
+            stable.knows(recording.plan.name)
+        made = self._provisioner.made or ()
+        return [stable.value(recording.as_dict(made)) for recording in mine]
+
+    def forget_recorded(self, owners: Iterable[str]) -> None:
+        """Keep what was recorded of the VMs of some owners no longer."""
+        gone = set(owners)
+        self.recordings = [recording for recording in self.recordings if recording.owner not in gone]
+        # What has been removed belongs to no VM that is still recorded.
+        self._provisioner.made = [
+            image for image in self._provisioner.made or () if Path(image.path).exists()
+        ]
+
+    def record_no_more(self) -> None:
+        """Forget what was recorded, and record nothing from now on."""
+        self._recording = False
+        self.recordings = []
+        self._provisioner.made = None
+
     def _unused_name(self) -> str:
-        return next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
+        name = next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
+        self._chosen_names.append(name)
+        return name
 
     def vm_started(self, vm: Lifecycle) -> None:
         """Note that a VM has been launched."""
@@ -339,6 +380,9 @@ class Harness:
             self.used_by.add(self._owners[vm.name])
             # pytest's own word for what it is doing; it names the phase behind the test.
             self._started_by[vm.name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        recording = next((each for each in self.recordings if each.plan is vm.plan), None)
+        if recording is not None and vm.live is not None:
+            recording.begin(vm.live.qmp)
         if self.settings.coherence != "off":
             self.observer.note_start(vm)
         self._publish()

@@ -33,6 +33,7 @@ class Inside(Lifecycle):
         """Return the channel to the guest; raises at once where there is none, or nobody at its end."""
         live = self._running()
         if live.channel is None:
+            self.require_guest(f"guest in VM {self.name!r} that could be told anything")
             if live.plan.boot == "disk":
                 raise NoChannel(
                     f"there is no channel into the guest of VM {self.name!r}, which it booted from its disk",

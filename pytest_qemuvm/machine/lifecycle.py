@@ -151,15 +151,34 @@ class Lifecycle:
 
     @property
     def console(self) -> Console:
-        """The serial console of this run, or of the last one. Raises NotRunning before the first start."""
+        """The serial console of this run, or of the last one.
+
+        Raises NotRunning before the first start, and NotSupportedInDryRun where a guest would write to it.
+        """
         if self._last is None:
             raise NotRunning(f"VM {self.name!r} has never been started")
+        self.require_guest(f"console of VM {self.name!r}")
         return self._last.console
+
+    @property
+    def console_log(self) -> Console | None:
+        """The console of this run or of the last one, whatever it is worth; for reports."""
+        return self._last.console if self._last is not None else None
+
+    def require_guest(self, what: str) -> None:
+        """Raise NotSupportedInDryRun where nothing runs in the machine, and in a real one something would."""
+        if self._plan.boot != "none":
+            self._services.provisioner.executables.require_guest(what)
 
     @property
     def log(self) -> str:
         """The end of what QEMU wrote to its log in this run or the last one."""
         return self._last.process.log_tail() if self._last else ""
+
+    @property
+    def has_guest(self) -> bool:
+        """True while there is a guest to be asked; for the harness."""
+        return self._live is not None and self._live.channel is not None
 
     @property
     def live(self) -> Live | None:

@@ -12,6 +12,7 @@ from pytest_qemuvm.errors import (
     GuestBootError,
     LaunchError,
     NotRunning,
+    NotSupportedInDryRun,
     QmpDisconnected,
     QmpError,
     VMStateError,
@@ -19,6 +20,7 @@ from pytest_qemuvm.errors import (
 )
 from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
 from pytest_qemuvm.machine.interrupt import Interrupt
 from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
@@ -66,6 +68,8 @@ class Live:
         """True while the guest is known to answer."""
         self.boots = 0
         """How often it has come up."""
+        self.fails = False
+        """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
         self._stack = stack
@@ -96,6 +100,9 @@ class Live:
             provisioned = provisioner.launch(plan, run_dir, stack)
             process = provisioned.process
             live = cls(plan, process, stack)
+            live.fails = provisioned.fails
+            if live.fails:
+                warden.ask_nothing()
             stack.callback(live.interrupt.close)
             watch = loop.watch(process.fileno(), live._on_death)
             stack.callback(watch.cancel)
@@ -109,11 +116,11 @@ class Live:
             if plan.guest:  # one of the user's may reset as it likes
                 reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
                 reset.add_done_callback(live._on_guest_reset)
-            live._shake_hands()
+            live._shake_hands(provisioner.executables.listing)
             if "qtest" in provisioned.sockets and plan.machine.name in BASES:
                 live.played_guest = PlayedGuest(provisioned.sockets["qtest"], plan.machine.name)
                 stack.callback(live.played_guest.close)
-            if plan.agent_ports:
+            if plan.agent_ports and provisioner.executables.run_guests:
                 from pytest_qemuvm.guest.agent import AgentChannel  # noqa: PLC0415  # bare has none
 
                 ports: Sequence[str] = plan.agent_ports
@@ -168,7 +175,8 @@ class Live:
             console=self.console.tail(),
         )
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self, listing: str | None) -> None:
+        """Connect to the monitor; ``listing`` is a binary that knows names which QEMU did not take."""
         try:
             self.qmp.connect(Deadline.after(GREETING_SECONDS))
         except QmpError as error:
@@ -176,6 +184,10 @@ class Live:
             status = self.process.wait(Deadline.after(1.0))
             ended = "ended" if status is not None else "did not answer"
             log = self.process.log_tail()
+            if NOT_MODELLED in log:
+                raise NotSupportedInDryRun(
+                    f"dry-run: {self.plan.name!r} cannot be simulated", log, NOT_IN_DRY_RUN
+                ) from error
             from pytest_qemuvm.host.device_help import right_name  # noqa: PLC0415  # only a failure needs it
 
             raise LaunchError(
@@ -183,7 +195,7 @@ class Live:
                 argv=self.plan.standalone_argv(),
                 status=status,
                 log=log,
-                hint=right_name(self.plan.argv[0], log)
+                hint=(right_name(listing, log) if listing else None)
                 or "paste the command line into a shell to see it fail",
             ) from error
 

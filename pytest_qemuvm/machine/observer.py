@@ -231,7 +231,7 @@ class Observer:
 
     def _graph(self, vm: Lifecycle) -> Graph | None:
         live = vm.live
-        if live is None or not live.alive:
+        if live is None or not live.alive or live.fails:
             return None
         try:
             return read_graph(live.qmp, Deadline.after(ANSWER_SECONDS))

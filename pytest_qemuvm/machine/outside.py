@@ -96,6 +96,7 @@ class Outside(Lifecycle):
             raise VMStateError(f"VM {self.name!r} has no balloon", hint="ask for one: balloon=True")
         if wanted > self.spec.bytes:
             raise SpecError(f"balloon: {size!r} is more than the VM's memory")
+        self.require_guest(f"guest in VM {self.name!r} to give memory back")
         qmp, deadline = self.monitor, Deadline.after(timeout)
         since = qmp.events.last
         qmp.execute("balloon", {"value": wanted}, timeout=deadline)
@@ -128,6 +129,7 @@ class Outside(Lifecycle):
         target = Path(given).absolute()
         if not target.parent.is_dir():
             raise SpecError(f"no directory {target.parent} for the screenshot")
+        self._services.provisioner.executables.require_guest(f"screen of VM {self.name!r}")
         self.monitor.execute("screendump", {"filename": str(target), "format": "png"})
         return target
 

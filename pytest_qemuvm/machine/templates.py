@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import SpecError, TemplateNotFound, nearest
+from pytest_qemuvm.host.executables import PLANNED_INITRD, PLANNED_KERNEL
 from pytest_qemuvm.spec.boot import KernelBoot
 from pytest_qemuvm.spec.sizes import MIB, format_size
 
@@ -57,6 +58,14 @@ LEAST_MEMORY = 96 * MIB
 """What the built-in guest needs to come up; with less its kernel dies without a word."""
 
 
+def _check_memory(spec: VMSpec) -> None:
+    if spec.bytes < LEAST_MEMORY:
+        raise SpecError(
+            f"memory: {format_size(spec.bytes)} is too little for the built-in guest",
+            hint=f"give it {format_size(LEAST_MEMORY)} or more",
+        )
+
+
 class BuiltGuests:
     """Builds the built-in guest when it is first asked for; later it comes from the cache."""
 
@@ -70,11 +79,7 @@ class BuiltGuests:
         check_template(spec.template)
         if spec.template == "bare":
             return None
-        if spec.bytes < LEAST_MEMORY:
-            raise SpecError(
-                f"memory: {format_size(spec.bytes)} is too little for the built-in guest",
-                hint=f"give it {format_size(LEAST_MEMORY)} or more",
-            )
+        _check_memory(spec)
         from pytest_qemuvm.guest.tiny import build_tiny  # noqa: PLC0415  # bare has no guest to build
 
         chosen = spec.kernel or self._kernel
@@ -83,11 +88,23 @@ class BuiltGuests:
 
 
 class PlannedGuests:
-    """Names the files that the built-in guest would boot, and makes none."""
+    """Names what stands for the files of the built-in guest, which is not built where nothing can boot it."""
+
+    def __init__(self, cache: Path, kernel: str | None) -> None:
+        self._cache = cache
+        self._kernel = kernel
 
     def boot(self, spec: VMSpec) -> KernelBoot | None:
-        """Return the guest's files under names that say what they will be."""
+        """Return the guest's files under names that say what they will be.
+
+        Raises GuestUnavailable where a kernel was named that is none.
+        """
         check_template(spec.template)
         if spec.template == "bare":
             return None
-        return KernelBoot("<tiny>/vmlinux", "<tiny>/initramfs", "<tiny>")
+        _check_memory(spec)
+        if chosen := spec.kernel or self._kernel:
+            from pytest_qemuvm.guest.kernel import find_kernel  # noqa: PLC0415  # few name one
+
+            find_kernel(Path(chosen), self._cache)
+        return KernelBoot(PLANNED_KERNEL, PLANNED_INITRD, "<tiny>")

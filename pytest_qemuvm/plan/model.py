@@ -57,6 +57,16 @@ class ImagePlan:
     backing: str | None = None
     backing_format: str | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+    def command(self) -> list[str]:
+        """Return the command line of qemu-img that makes the same image."""
+        below = ["-b", self.backing, "-F", self.backing_format or "raw"] if self.backing else []
+        size = [] if self.size is None else [str(self.size)]
+        return ["qemu-img", "create", "-q", "-f", self.format, *below, self.path, *size]
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedNic:

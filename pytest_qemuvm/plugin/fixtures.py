@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.faults import SimFaults
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
+    from pytest_qemuvm.plugin.plans import AssertPlan
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DiskFormat
     from pytest_qemuvm.spec.vm import VMSpec
@@ -174,6 +176,21 @@ def disk_factory(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> Di
 def coherence(_qemuvm_of_test: Harness) -> Observer:
     """Give the observer, which compares records with what is the case: ``coherence.check()``."""
     return _qemuvm_of_test.observer
+
+
+@pytest.fixture
+def sim_faults(_qemuvm_of_test: Harness) -> Iterator[SimFaults]:
+    """Have things go wrong in simulated machines: ``sim_faults(CrashAfter(3))``."""
+    yield _qemuvm_of_test.sim_faults
+    _qemuvm_of_test.sim_faults.clear()
+
+
+@pytest.fixture
+def assert_plan(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> AssertPlan:
+    """Compare the test's VMs, and what was said to them, with a file: ``assert_plan("golden/x.json")``."""
+    from pytest_qemuvm.plugin.plans import AssertPlan  # noqa: PLC0415  # few tests compare plans
+
+    return AssertPlan(request.config.stash[STATE], _qemuvm_of_test, request.node)
 
 
 @pytest.fixture

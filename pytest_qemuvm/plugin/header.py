@@ -18,6 +18,8 @@ def header(state: SessionState) -> list[str]:
             f"qemuvm: accelerator {found.accelerator.name}, cpu {found.accelerator.cpu_model} "
             f"({found.accelerator.proof})"
         )
+    if found.simulates is not None:
+        lines.append(f"qemuvm: simulates QEMU {found.simulates} ({found.simulates_why})")
     if state.settings.image is not None:
         lines.append(f"qemuvm: image {state.settings.image} ({state.settings.image_format})")
     if not state.settings.network_dry_run:

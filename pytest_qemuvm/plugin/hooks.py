@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 ALLOW = "qemuvm_allow"
+NEEDS: pytest.StashKey[frozenset[str]] = pytest.StashKey()
+"""What a test's marks say that it needs."""
 WIDER = frozenset({"module_vm_factory", "session_vm_factory"})
 
 
@@ -44,10 +46,11 @@ class SessionHooks:
         """Check the test's marks, skip what this session cannot run, and set up."""
         __tracebackhide__ = True
         marks = list(item.iter_markers("qemuvm"))
+        item.stash[NEEDS] = frozenset()
         if marks:
             from pytest_qemuvm.plugin.needs import check_marks  # noqa: PLC0415
 
-            check_marks(marks, self._state)
+            item.stash[NEEDS] = check_marks(marks, self._state)
         if item.get_closest_marker(EXPECT) is not None:
             from pytest_qemuvm.plugin.scope import check_expectations  # noqa: PLC0415
 
@@ -58,10 +61,12 @@ class SessionHooks:
             self._state.permits = item.nodeid, check_permissions(item)
         self._state.acting[:] = [item.nodeid]
         self._state.tell()
+        if "assert_plan" in getattr(item, "fixturenames", ()):
+            self._state.open_harness().record()
         try:
             return (yield)
         except Exception as error:
-            self._skip_if_dry(error)
+            self._skip_if_dry(item, error)
             raise
 
     @pytest.hookimpl(wrapper=True)
@@ -84,13 +89,28 @@ class SessionHooks:
                 harness.observer.begin()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
-        """Run the test; in dry-run, what only a machine can answer skips it."""
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run the test; in dry-run one that needs a guest is skipped where only a guest could go on."""
+        __tracebackhide__ = True
+        try:
+            outcome = yield
+        except Exception as error:
+            self._skip_if_dry(item, error)
+            raise
+        if needs := item.stash.get(NEEDS, None):
+            from pytest_qemuvm.plugin.needs import skip_unknown  # noqa: PLC0415
+
+            skip_unknown(needs, self._state)
+        return outcome
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tear down; what a fixture of such a test wants of a guest then is skipped as well."""
         __tracebackhide__ = True
         try:
             return (yield)
         except Exception as error:
-            self._skip_if_dry(error)
+            self._skip_if_dry(item, error)
             raise
 
     @pytest.hookimpl(wrapper=True)
@@ -111,6 +131,11 @@ class SessionHooks:
             from pytest_qemuvm.plugin.report import complete  # noqa: PLC0415
 
             complete(report, item, call, self._state)
+        if call.when == "teardown":
+            if self._state.settings.plan is not None:
+                report.qemuvm_plans = self._state.take_plans(item)  # type: ignore[attr-defined]
+            elif self._state.harness is not None and self._state.harness.recordings:
+                self._state.harness.record_no_more()  # it was for this test's assert_plan
         return report
 
     def pytest_runtest_logfinish(self) -> None:
@@ -152,10 +177,8 @@ class SessionHooks:
 
             locate_skip(report, item, call.excinfo.value)
 
-    def _skip_if_dry(self, error: Exception) -> None:
-        from pytest_qemuvm.errors import NotSupportedInDryRun  # noqa: PLC0415
+    def _skip_if_dry(self, item: pytest.Item, error: Exception) -> None:
+        if needs := item.stash.get(NEEDS, None):
+            from pytest_qemuvm.plugin.needs import skip_if_dry  # noqa: PLC0415
 
-        if isinstance(error, NotSupportedInDryRun):
-            from pytest_qemuvm.plugin.needs import skip  # noqa: PLC0415
-
-            skip(error.brief, self._state)
+            skip_if_dry(error, needs, self._state)

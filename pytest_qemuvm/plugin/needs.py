@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_qemuvm.errors import QemuVMError, SpecError
+from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError, SpecError
 from pytest_qemuvm.host.capabilities import may_administer_networks
 from pytest_qemuvm.spec.vm import VMSpec, laid_over
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.plugin.state import SessionState
 
+MACHINE = ("guest", "real")
+"""Needs that a simulated machine does not meet."""
 WHERE = "@pytest.mark.qemuvm"
 
 
@@ -37,8 +39,8 @@ def merged(marks: Iterable[pytest.Mark]) -> dict[str, Any]:
     return keys
 
 
-def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
-    """Fail the test for a key that no spec has, skip it for a need that this session cannot meet."""
+def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> frozenset[str]:
+    """Return what a test needs: fail it for a key that no spec has, skip it for what cannot be had here."""
     try:
         spec = VMSpec().with_keywords(merged(marks), WHERE)
     except QemuVMError as error:
@@ -47,6 +49,7 @@ def check_marks(marks: Iterable[pytest.Mark], state: SessionState) -> None:
         reason = _unmet(need, state)
         if reason:
             skip(f"needs {need}: {reason}", state)
+    return frozenset(spec.needs)
 
 
 def check_permissions(item: pytest.Item) -> frozenset[str]:
@@ -76,6 +79,18 @@ def skip(reason: str, state: SessionState) -> None:
     raise skipped
 
 
+def skip_if_dry(error: Exception, needs: frozenset[str], state: SessionState) -> None:
+    """Skip a test that said what it needs where only that could go on; any other fails with the error."""
+    if isinstance(error, NotSupportedInDryRun) and not needs.isdisjoint(MACHINE):
+        skip(error.brief, state)
+
+
+def skip_unknown(needs: frozenset[str], state: SessionState) -> None:
+    """Skip a test that needs a guest and came to its end without one: what it is about was not shown."""
+    if "guest" in needs and state.capabilities.mode == "dry-run":
+        skip("needs guest: this is a dry-run, and all that could be known without a guest was right", state)
+
+
 def locate_skip(report: pytest.TestReport, item: pytest.Item, error: BaseException) -> None:
     """Let a skip of ours point to the test, as pytest's own marks do, and not to a line in here."""
     reason = getattr(error, "qemuvm_reason", None)
@@ -90,7 +105,11 @@ def _unmet(need: str, state: SessionState) -> str | None:
     if need == "net-admin":
         return None if may_administer_networks() else "this process may not make network devices"
     if found.mode == "dry-run":
-        return "this is a dry-run" if need in ("real", "guest") else "nothing is proven in a dry-run"
+        # What needs a guest goes as far as it can without one: its machines are planned, started and plugged.
+        untold = {"real": "this is a dry-run", "guest": None, "simulator": None}
+        return untold.get(need, "nothing is proven in a dry-run")
+    if need == "simulator":
+        return "the machines of this session are real"
     if need == "kvm" and found.accelerator is not None and found.accelerator.name != "kvm":
         return found.accelerator.proof
     return None

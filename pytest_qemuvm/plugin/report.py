@@ -30,9 +30,6 @@ def complete(
     owners = {item.nodeid, *_wider_owners(item)}
     # An attribute of the report travels from an xdist worker to the controller by itself.
     report.qemuvm_used = bool(owners & harness.used_by)  # type: ignore[attr-defined]
-    if state.settings.plan is not None:
-        plans, harness.plans = harness.plans, []
-        report.qemuvm_plans = [(owner, plan.as_dict()) for owner, plan in plans]  # type: ignore[attr-defined]
     if call.when == "teardown":
         return
     if report.failed:
@@ -80,8 +77,8 @@ def sections(vm: VM) -> list[tuple[str, str]]:
     transcript = vm.transcript()
     if transcript:
         found.append((f"VM {vm.name}: last QMP exchanges", "\n".join(transcript[-TRANSCRIPT_LINES:])))
-    if vm.record.starts:
-        found.append((f"VM {vm.name}: console, last lines", vm.console.tail() or "(nothing)"))
+    if vm.console_log is not None:
+        found.append((f"VM {vm.name}: console, last lines", vm.console_log.tail() or "(nothing)"))
     if vm.log.strip():
         found.append((f"VM {vm.name}: log of QEMU", vm.log.rstrip()))
     return found
@@ -107,7 +104,8 @@ def keep_files(vm: VM, target: Path, audit: list[dict[str, Any]]) -> bool:
         (target / "audit.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in audit))
         (target / "audit.txt").write_text(readable(audit) + "\n")
         (target / "qmp.txt").write_text("\n".join(vm.transcript()) + "\n")
-        (target / "console.txt").write_text(vm.console.text)
+        if vm.console_log is not None:
+            (target / "console.txt").write_text(vm.console_log.text)
     (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")
     for name in ("qemu.log", "firmware.bin"):
         if (vm.run_dir / name).exists():

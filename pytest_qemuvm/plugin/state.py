@@ -43,6 +43,8 @@ class SessionState:
         """Node ids of tests that really used a VM."""
         self.controller: tuple[int, int] | None = None
         """In a worker of xdist, (pid, start in ticks) of its controller, if that runs on this host."""
+        self._left_plans: list[tuple[str, dict[str, Any]]] = []
+        """Plans of VMs that lived as long as the session."""
         self.plans: dict[str, list[dict[str, Any]]] = {}
         """Plans of all VMs by the test (or wider scope) they were made for."""
 
@@ -85,7 +87,16 @@ class SessionState:
                 Run(self.acts_for, self.permitted, self.artifacts),
                 origin,
             )
+            if self.settings.plan is not None:
+                self.harness.record()
         return self.harness
+
+    def take_plans(self, item: pytest.Item) -> list[tuple[str, dict[str, Any]]]:
+        """Return the plans that are complete when a test has ended, each with whom it was made for."""
+        from pytest_qemuvm.plugin.plans import taken  # noqa: PLC0415  # only where plans are wanted
+
+        left, self._left_plans = self._left_plans, []
+        return left + (taken(self.harness, self.config, item.nodeid) if self.harness is not None else [])
 
     def acts_for(self) -> str:
         """Return the test, module or session that pytest does something for now."""
@@ -129,8 +140,15 @@ class SessionState:
     def close(self) -> None:
         """End the harness and all its machines."""
         harness, self.harness = self.harness, None
-        if harness is not None:
+        if harness is None:
+            return
+        try:
             harness.close()
+        finally:
+            if self.settings.plan is not None:
+                from pytest_qemuvm.plugin.plans import taken  # noqa: PLC0415  # only where plans are wanted
+
+                self._left_plans += taken(harness, self.config, None)
 
     def _progress(self, line: str) -> None:
         """Say what takes time, where somebody watches: a first build of the guest takes seconds."""

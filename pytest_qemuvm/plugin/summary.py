@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
     """Write the summary."""
     users = len(state.users)
     if users or state.settings.mode == "real":
-        reporter.write_line(f"qemuvm: {users} {'test' if users == 1 else 'tests'} used a real VM")
+        kind = "real" if state.capabilities.mode == "real" else "simulated"
+        reporter.write_line(f"qemuvm: {users} {'test' if users == 1 else 'tests'} used a {kind} VM")
     if state.checked:
         reporter.write_line(f"qemuvm: {_checks(state)}", red=bool(state.findings))
     if state.unused_but_strict:
@@ -29,7 +29,9 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
                 reporter.write_line(_as_lines(plan["argv"]))
     elif state.settings.plan is not None:
         try:
-            Path(state.settings.plan).write_text(json.dumps(state.plans, indent=2) + "\n")
+            from pytest_qemuvm.plan.compare import as_text  # noqa: PLC0415  # only where it was asked for
+
+            Path(state.settings.plan).write_text(as_text(dict(sorted(state.plans.items()))), encoding="utf-8")
         except OSError as error:
             # An exception here would end pytest before it has shown its summary.
             reporter.write_line(f"qemuvm: plans could not be written: {error}", red=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +13,7 @@ from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
 from pytest_qemuvm.qmp.passing import HasFileno, hand_over
-from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, Call, Death, Session, Timeout
+from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT, KEPT_CALLS, Call, Death, Session, Timeout
 from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
@@ -216,6 +217,16 @@ class Qmp:
             for call in calls:
                 self._session.leave(call)
             raise
+
+    def keep_calls(self) -> None:
+        """Keep what is said from now on, by either face, for ``kept_calls``; for whoever records."""
+        if self._session.kept is None:
+            self._session.kept = deque(maxlen=KEPT_CALLS)
+
+    @property
+    def kept_calls(self) -> tuple[Call, ...]:
+        """What was said since ``keep_calls``, the newest last; the oldest goes where it is too much."""
+        return tuple(self._session.kept or ())
 
     def answer(self, call: Call, deadline: Deadline) -> Any:
         """Await the reply to a command that was sent, and return its value; for the helpers here."""

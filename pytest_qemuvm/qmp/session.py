@@ -14,10 +14,12 @@ from pytest_qemuvm.errors import (
     CommandError,
     CommandRejected,
     ConnectError,
+    NotSupportedInDryRun,
     QmpError,
     QmpTimeout,
 )
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
 from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.inquiry import Inquiry
@@ -29,6 +31,7 @@ from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
+    from collections import deque
     from collections.abc import Iterable, Mapping
 
     from pytest_qemuvm.host.loop import LoopThread
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.qmp.policy import CommandClass
     from pytest_qemuvm.qmp.rewriting import Nodes
 
+KEPT_CALLS = 10_000
+"""How many commands are kept where that was asked for."""
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
 
@@ -84,6 +89,8 @@ class Call:
     """Nobody waits for the answer any more."""
     noted: bool = False
     """Its outcome is in the audit."""
+    own: bool = False
+    """It is the harness's own doing."""
     aside: bool = False
     """A question of the harness itself, which would only hide in the transcript what the test did."""
     descriptors: Descriptors | None = None
@@ -114,6 +121,8 @@ class Session:
         self.events = EventLog(capacity)
         self.transcript = Transcript()
         self.turns = Turns()
+        self.kept: deque[Call] | None = None
+        """The commands since somebody asked for them to be kept."""
         self._sock = sock
         self._death = death
         self._timeout = timeout
@@ -226,7 +235,9 @@ class Session:
         # QEMU reads each byte by a system call of its own, in 2 us: what says nothing is left out.
         said = f',"arguments":{encoded}' if given else ""
         data = f'{{"execute":"{command}"{said},"id":"{call_id}"}}'.encode()
-        call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
+        call = Call(command, given, entry.class_, call_id, data, started=begun, own=own, aside=aside)
+        if self.kept is not None and not aside:
+            self.kept.append(call)
         if not aside:
             shown = shown_arguments(command, given)
             self.transcript.sent(
@@ -260,6 +271,12 @@ class Session:
         if not (isinstance(class_, str) and isinstance(desc, str)):
             raise QmpError(f"the reply to {call.command} is not a QMP reply", shorten(repr(reply)))
         shown = dict(shown_arguments(call.command, call.arguments))
+        if desc.startswith(NOT_MODELLED):
+            raise NotSupportedInDryRun(
+                f"dry-run: {desc}",
+                f"command: {call.command}\narguments: {shorten(repr(shown))}",
+                NOT_IN_DRY_RUN,
+            )
         raise CommandError(
             f"QEMU refused {call.command}: {desc}",
             f"error class: {class_}\narguments: {shorten(repr(shown))}",

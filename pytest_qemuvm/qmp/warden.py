@@ -57,6 +57,11 @@ class Warden:
     strict: bool = False
     """Refuse what QEMU calls deprecated."""
 
+    def ask_nothing(self) -> None:
+        """Judge by the schema only if it is known already: QEMU may have been told to fail at a question."""
+        if self.schemas is not None and not self.schemas.load():
+            self.schemas = None
+
     def admit(self, command: str, arguments: Mapping[str, Any]) -> None:
         """Raise CommandBlocked for what may not be sent by everybody."""
         judge(command, arguments, self.places, self.permitted())

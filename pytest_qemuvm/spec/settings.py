@@ -43,7 +43,7 @@ class Option(NamedTuple):
 
 OPTIONS = (
     Option("real", "run on real machines; stop before collection where QEMU cannot run", flag=True),
-    Option("dry-run", "plan every machine, start none", flag=True),
+    Option("dry-run", "simulate every machine: no QEMU is needed, and no guest runs", flag=True),
     Option("strict", "fail where a test was skipped for a missing capability, or none used a VM", flag=True),
     Option("accel", "accelerator: auto takes the best that is proven to work", ("auto", "kvm", "tcg")),
     Option("binary", "the QEMU system emulator: a path, or a name on PATH", metavar="PATH"),
@@ -59,6 +59,7 @@ OPTIONS = (
     Option("keep", "keep files of a test's VMs under --qemu-artifacts", ("never", "failed", "always")),
     Option("artifacts", "where kept files go (default: qemuvm-artifacts)", metavar="DIR"),
     Option("plan", "write the plans of all VMs as JSON by test to FILE; - prints them", metavar="FILE"),
+    Option("update-plans", "have assert_plan write its golden files anew", flag=True),
     Option("network-dry-run", "plan TAP and bridge networks, make none (default: yes)", ("yes", "no")),
 )
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -89,6 +90,7 @@ class Settings(NamedTuple):
     keep: Literal["never", "failed", "always"]
     artifacts: str
     plan: str | None
+    update_plans: bool
     network_dry_run: bool
 
 
@@ -134,6 +136,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         keep=_word(levels, "keep", "failed"),
         artifacts=_text(levels, "artifacts") or "qemuvm-artifacts",
         plan=_text(levels, "plan"),
+        update_plans=_boolean(levels, "update-plans", default=False),
         network_dry_run=_boolean(levels, "network-dry-run", default=True),
     )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-NEEDS = ("real", "guest", "kvm", "net-admin")
+NEEDS = ("real", "guest", "kvm", "net-admin", "simulator")
 """What a test may say that it cannot do without."""
 
 Boot = Literal["kernel", "disk", "none"]
@@ -170,7 +170,7 @@ class VMSpec:
     devices: tuple[DriverSpec, ...] = ()
     """Other devices, by the names of QEMU's drivers."""
     needs: tuple[str, ...] = ()
-    """What the test cannot do without: ``real``, ``guest``, ``kvm``, ``net-admin``."""
+    """What the test cannot do without: ``real``, ``guest``, ``kvm``, ``net-admin``, ``simulator``."""
     balloon: bool = False
     display: bool = True
     """A graphics adapter, which ``screenshot`` needs."""

@@ -369,7 +369,7 @@ def test_a_network_device_that_carries_the_tag(vm, qemuvm, look):
 # The guest
 
 
-@pytest.mark.qemuvm(template="tiny")
+@pytest.mark.qemuvm(template="tiny", needs="guest")
 def test_a_panic_that_nobody_looked_at(vm, look, coherence):
     assert coherence.check() == []
     vm.wait_for_file("/run/qemuvm/settled")
@@ -379,7 +379,7 @@ def test_a_panic_that_nobody_looked_at(vm, look, coherence):
     assert "sysrq" in finding.found
 
 
-@pytest.mark.qemuvm(template="tiny")
+@pytest.mark.qemuvm(template="tiny", needs="guest")
 def test_a_panic_that_was_looked_at(vm, coherence):
     vm.wait_for_file("/run/qemuvm/settled")
     with pytest.raises(VMStateError):
@@ -387,7 +387,7 @@ def test_a_panic_that_was_looked_at(vm, coherence):
     assert coherence.check() == []
 
 
-@pytest.mark.qemuvm(template="tiny")
+@pytest.mark.qemuvm(template="tiny", needs="guest")
 def test_a_panic_before_a_restart_is_not_forgotten(vm, look):
     vm.console.send("echo c >/proc/sysrq-trigger")
     vm.qmp.events.wait("GUEST_PANICKED", None, 0).result(60)

@@ -59,6 +59,7 @@ def blocks():
 BLOCKS = list(blocks())
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 TESTS = [block for block in PYTHON if block.info == "python"]
+DRY = [block for block in TESTS if "plans_and_dry_run" in block.name]
 
 
 def by_name(chosen):
@@ -68,12 +69,21 @@ def by_name(chosen):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Run all blocks in one pytest; give by module what is wrong with each of its tests, "" for nothing."""
-    directory = tmp_path_factory.mktemp("docs")
+    return run_blocks(TESTS, "--qemu-real", tmp_path_factory.mktemp("docs"))
+
+
+@pytest.fixture(scope="module")
+def dry_outcomes(tmp_path_factory):
+    """Do that in a dry-run, with the blocks that are about it."""
+    return run_blocks(DRY, "--qemu-dry-run", tmp_path_factory.mktemp("docs"))
+
+
+def run_blocks(chosen, mode, directory):
     (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\njunit_family = xunit1\n")
-    for block in TESTS:
+    for block in chosen:
         (directory / f"{block.name}.py").write_text(block.code)
     without = [f"-pno:{name}" for name in ("cacheprovider", "asyncio", "randomly")]
-    options = ("-n2", "--strict-markers", "--qemu-real", "--junitxml=report.xml")
+    options = ("-n2", "--strict-markers", mode, "--junitxml=report.xml")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *without, *options],
         cwd=directory,
@@ -115,6 +125,15 @@ def test_a_python_block_is_a_file_of_tests_that_pass(outcomes, block):
     for wrong in found:
         # An example of what only some hosts can do is skipped on the others.
         if wrong and not ("needs=" in block.code and wrong.startswith("skipped: needs ")):
+            pytest.fail(wrong, pytrace=False)
+
+
+@by_name(DRY)
+def test_what_is_said_of_dry_run_is_so_in_one(dry_outcomes, block):
+    found = dry_outcomes.get(block.name)
+    assert found, f"no test in it:\n{block.code}"
+    for wrong in found:
+        if wrong and not ("needs=" in block.code and wrong.startswith("skipped: dry-run: ")):
             pytest.fail(wrong, pytrace=False)
 
 
@@ -178,16 +197,35 @@ def test_the_reference_names_all_that_can_be_said(names):
 @pytest.mark.parametrize(
     ("kind", "internal"),
     [
-        (VM, {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}),
+        (
+            VM,
+            {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}
+            | {"has_guest", "require_guest", "console_log"},
+        ),
         (ExecResult, set()),
         (
             Harness,
             {"create", "make_vm", "spec_for", "boot_files", "owned_by", "vm_started", "vm_deleted"}
             | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
-            | {"close", "as_dict", "end", "permission_changed"},
+            | {
+                "close",
+                "permission_changed",
+                "as_dict",
+                "end",
+                "record",
+                "recorded",
+                "recordings",
+                "record_no_more",
+                "forget_recorded",
+                "sim_faults",
+            },
         ),
         (Console, {"close"}),
-        (Qmp, {"connect", "close", "post", "inspect", "pose", "for_harness", "answer", "answers"}),
+        (
+            Qmp,
+            {"connect", "close", "post", "inspect", "pose", "for_harness", "answer", "answers"}
+            | {"keep_calls", "kept_calls"},
+        ),
         (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],

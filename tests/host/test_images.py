@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_qemuvm.errors import QemuVMError, SpecError
-from pytest_qemuvm.host.images import make_image, virtual_size
+from pytest_qemuvm.host.images import grow_image, make_image, virtual_size
 from pytest_qemuvm.plan import ImagePlan
 
 
@@ -107,3 +107,87 @@ def test_a_backing_path_that_qcow2_cannot_hold_is_refused(tmp_path):
     with pytest.raises(SpecError):
         make_image(ImagePlan(str(path), "qcow2", None, str(backing), "raw"), path)
     assert not path.exists()
+
+
+def told(path):
+    """Return what qemu-img says of an image, without what its file is called and takes on the disk."""
+    differs = ("filename", "actual-size", "children")
+    return {key: value for key, value in info(path).items() if key not in differs}
+
+
+def written(path, at):
+    subprocess.run(["qemu-io", "-c", f"write -P 7 {at} 64k", path], check=True, capture_output=True)
+
+
+@settings(max_examples=15, deadline=None)
+@given(before=st.integers(1, 2**33), more=st.integers(0, 2**33 - 1))
+def test_a_qcow2_grows_as_qemu_img_would_have_it(tmp_path_factory, before, more):
+    ours = tmp_path_factory.mktemp("image") / "ours.qcow2"
+    theirs = ours.with_name("theirs.qcow2")
+    size = (before + more) * 512
+    make_image(ImagePlan(str(ours), "qcow2", before * 512), ours)
+    qemu_img("create", "-q", "-f", "qcow2", theirs, before * 512)
+    grow_image(ours, "qcow2", size)
+    qemu_img("resize", "-q", theirs, size)
+    assert "No errors" in qemu_img("check", ours)
+    assert told(ours) == told(theirs)
+    assert told(ours)["virtual-size"] == size == virtual_size(str(ours), "qcow2")
+
+
+def test_what_was_written_is_there_after_growing_and_what_is_new_is_empty(tmp_path, monkeypatch):
+    path, same = tmp_path / "disk.qcow2", tmp_path / "same.qcow2"
+    make_image(ImagePlan(str(path), "qcow2", 1024**2), path)
+    written(path, 0)
+    qemu_img("create", "-q", "-f", "qcow2", same, "3G")
+    written(same, 0)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))  # there is no qemu-img
+        grow_image(path, "qcow2", 3 * 1024**3)
+    assert "Images are identical" in qemu_img("compare", "-s", path, same)
+    assert "No errors" in qemu_img("check", path)
+    written(path, "2G")
+
+
+def test_an_image_that_another_process_has_open_is_not_made_larger(tmp_path):
+    path = tmp_path / "disk.qcow2"
+    make_image(ImagePlan(str(path), "qcow2", 1024**2), path)
+    with subprocess.Popen(
+        ["qemu-io", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        other.stdin.write("info\n")
+        other.stdin.flush()
+        other.stdout.readline()
+        with pytest.raises(QemuVMError):
+            grow_image(path, "qcow2", 2 * 1024**2)
+        other.stdin.close()
+    assert virtual_size(str(path), "qcow2") == 1024**2
+
+
+def test_an_image_with_snapshots_is_left_to_qemu_img(tmp_path, monkeypatch):
+    path = tmp_path / "disk.qcow2"
+    make_image(ImagePlan(str(path), "qcow2", 1024**2), path)
+    qemu_img("snapshot", "-c", "before", path)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        with pytest.raises(QemuVMError):
+            grow_image(path, "qcow2", 2 * 1024**2)
+    grow_image(path, "qcow2", 2 * 1024**2)
+    assert info(path)["virtual-size"] == 2 * 1024**2
+    assert [each["name"] for each in info(path)["snapshots"]] == ["before"]
+
+
+@pytest.mark.parametrize("backing_format", [None, "raw", "qcow2"])
+def test_qemu_img_sees_no_difference_to_an_image_of_its_own(tmp_path, backing_format):
+    ours, theirs = tmp_path / "ours.qcow2", tmp_path / "theirs.qcow2"
+    backing = tmp_path / "backing.img"
+    chain = []
+    if backing_format is not None:
+        qemu_img("create", "-q", "-f", backing_format, backing, "3M")
+        chain = ["-b", backing, "-F", backing_format]
+    size = None if backing_format else 3 * 1024**2
+    plan = ImagePlan(str(ours), "qcow2", size, str(backing) if chain else None, backing_format)
+    make_image(plan, ours)
+    qemu_img("create", "-q", "-f", "qcow2", *chain, theirs, "3M")
+
+    assert told(ours) == told(theirs)
+    assert "Images are identical" in qemu_img("compare", "-s", ours, theirs)

@@ -18,7 +18,9 @@ def python(tmp_path):
 
     def start(code, descriptors=()):
         argv = [sys.executable, "-I", "-S", "-c", code]
-        started.append(spawn(argv, descriptors, tmp_path / "log", cwd=tmp_path, tag="qv-test"))
+        started.append(
+            spawn(argv, descriptors, tmp_path / "log", cwd=tmp_path, environment={TAG_VARIABLE: "qv-test"})
+        )
         return started[-1]
 
     yield start
@@ -92,7 +94,7 @@ def test_only_the_descriptors_that_were_named_are_inherited(python, tmp_path):
 
 def test_what_cannot_be_executed_is_a_launch_error(tmp_path):
     with pytest.raises(LaunchError) as caught:
-        spawn(["/nonexistent"], (), tmp_path / "log", cwd=tmp_path, tag="qv-test")
+        spawn(["/nonexistent"], (), tmp_path / "log", cwd=tmp_path, environment={TAG_VARIABLE: "qv-test"})
     assert caught.value.status is None
     assert caught.value.argv == ("/nonexistent",)
 

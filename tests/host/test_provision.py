@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 
 from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.host.executables import Executables
 from pytest_qemuvm.host.lease import Origin
-from pytest_qemuvm.host.provision import RealProvisioner
+from pytest_qemuvm.host.provision import Provisioner
 from pytest_qemuvm.plan import ImagePlan
 
 
 @pytest.fixture
 def provisioner():
-    made = RealProvisioner("qv-test-provision", Path("/dev/null/qv-test-provision"), Origin("/"))
+    made = Provisioner("qv-test-provision", Path("/dev/null/qv-test-provision"), Origin("/"))
     yield made
     made.close()
 
@@ -36,7 +37,9 @@ def test_what_ends_qemu_with_us_is_said_in_the_main_thread_alone(tmp_path, vm_fa
     """The kernel looks at the death of the thread that started it, which for other threads is too soon."""
     plan = vm_factory(start=False, template="bare").plan
     harmless = ("-name", "said-on-parting")  # stands for what only a new QEMU understands
-    provisioner = RealProvisioner("qv-test-parting", tmp_path / "root" / "tag", Origin("/"), harmless)
+    provisioner = Provisioner(
+        "qv-test-parting", tmp_path / "root" / "tag", Origin("/"), Executables(last_words=harmless)
+    )
     argvs = []
 
     def launch():

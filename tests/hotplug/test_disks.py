@@ -219,6 +219,7 @@ def test_and_has_it_no_more(qemuvm):
     assert qemuvm.vm("wide").devices == ()
 
 
+@pytest.mark.qemuvm(needs="guest")
 def test_with_a_guest_the_contents_travel(vm_factory, disk_factory):
     disk = disk_factory("16M", serial="travel")
     link = "/dev/disk/by-id/*travel"

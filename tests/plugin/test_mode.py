@@ -38,10 +38,14 @@ def test_m1_nothing_set_is_real_where_qemu_runs_and_the_header_says_what_was_pro
 @pytest.mark.usefixtures("no_qemu")
 def test_m1_nothing_set_is_dry_where_there_is_no_qemu_and_the_header_says_why(pytester, run):
     pytester.makepyfile(USES_VM)
-    result = run("-rs")
-    result.assert_outcomes(skipped=1)
+    result = run()
+    result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["qemuvm: dry-run (nothing was said, and there is no QEMU*", "*SKIPPED*dry-run*planned*"]
+        [
+            "qemuvm: dry-run (nothing was said, and there is no QEMU*",
+            "qemuvm: simulates QEMU 7.2 (there is no QEMU*",
+            "qemuvm: 1 test used a simulated VM",
+        ]
     )
 
 
@@ -140,6 +144,15 @@ def test_m6_a_module_that_writes_the_environment_changes_nothing(pytester, run):
     run().assert_outcomes(passed=1)
 
 
+def test_m6_nor_does_one_that_demands_real_machines_in_a_dry_run(pytester, run):
+    pytester.makepyfile(
+        "import os\nos.environ['QEMUVM_REAL'] = '1'\n"
+        + BARE
+        + "def test_it(vm, qemuvm):\n    assert (qemuvm.mode, vm.state) == ('dry-run', 'running')\n"
+    )
+    run("--qemu-dry-run").assert_outcomes(passed=1)
+
+
 def test_m7_xdist_workers_inherit_the_decision(pytester, run):
     # Workers see this variable, the controller does not: whoever decides anew is found out.
     pytester.makeconftest(
@@ -185,13 +198,13 @@ def test_m8_strict_fails_a_skip_for_a_missing_capability(pytester, run):
     strict.assert_outcomes(passed=1, errors=1)
 
 
-def test_dry_run_plans_everything_creates_nothing_and_skips(pytester, run, remains):
+def test_dry_run_plans_and_simulates_everything_and_leaves_nothing(pytester, run, remains):
     pytester.makepyfile(
         BARE
         + "def test_it(vm): pass\ndef test_later(vm_factory):\n    vm_factory('web', start=False).start()\n"
     )
-    result = run("--qemu-dry-run", "-rs", "--qemu-plan")
-    result.assert_outcomes(skipped=2)
+    result = run("--qemu-dry-run", "--qemu-plan")
+    result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         [
             "*plan of vm0 for *::test_it*",
@@ -200,8 +213,8 @@ def test_dry_run_plans_everything_creates_nothing_and_skips(pytester, run, remai
             "*plan of web for *::test_later*",
         ]
     )
-    result.stdout.fnmatch_lines(["SKIPPED * test_dry*.py:3: *VM 'vm0' was planned, not started*"])
-    assert remains.files() == []
+    result.stdout.fnmatch_lines(["qemuvm: 2 tests used a simulated VM"])
+    assert remains.wait_until_gone()
 
 
 def test_a_plan_that_cannot_be_written_is_told_and_ends_nothing(pytester, run):
@@ -212,10 +225,27 @@ def test_a_plan_that_cannot_be_written_is_told_and_ends_nothing(pytester, run):
 
 
 def test_a_skip_that_fails_because_of_strict_is_told_once(pytester, run):
-    pytester.makepyfile(USES_VM)
+    pytester.makepyfile(USES_VM + "@pytest.mark.qemuvm(needs='real')\ndef test_real(vm): pass\n")
     result = run("--qemu-dry-run", "--qemu-strict")
-    result.assert_outcomes(errors=1)
+    result.assert_outcomes(passed=1, errors=1)
     result.stdout.no_fnmatch_line("*During handling*")
+
+
+@pytest.mark.parametrize("mode", ["--qemu-real", "--qemu-dry-run"])
+def test_m7_workers_inherit_either_mode(pytester, run, mode):
+    pytester.makepyfile(BARE + "def test_it(vm, qemuvm): print(qemuvm.mode, qemuvm.capabilities.simulates)\n")
+    result = run(mode, "-n", "1", "-rP")
+    simulated = mode == "--qemu-dry-run"
+    result.stdout.fnmatch_lines(["dry-run [17]*" if simulated else "real None"])
+
+
+def test_m8_strict_counts_simulated_machines_in_a_dry_run(pytester, run):
+    pytester.makepyfile(BARE + "def test_only_plans(vm_factory): vm_factory(start=False)\n")
+    result = run("--qemu-dry-run", "--qemu-strict")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*no test used a VM*"])
+    pytester.makepyfile(USES_VM)
+    assert run("--qemu-dry-run", "--qemu-strict").ret == 0
 
 
 def test_a_bad_spec_is_an_error_in_dry_run_too(pytester, run):

@@ -131,15 +131,16 @@ def test_yaml_is_imported_only_for_a_file(pytester, run):
     run("--qemu-dry-run").assert_outcomes(passed=1)
 
 
-def test_dry_run_plans_what_the_file_names(pytester, run, image):
+@pytest.mark.parametrize("mode", ["--qemu-real", "--qemu-dry-run"])
+def test_what_the_file_names_is_made_in_both_modes(pytester, run, image, mode):
     (pytester.path / "qemuvm.yaml").write_text(YAML)
     pytester.makepyfile(
         "def test_planned(vm_factory):\n    vm = vm_factory('db', start=False)\n"
         "    assert vm.spec.bytes >> 20 == 64 and len(vm.plan.images) == 2\n"
-        "def test_started(vm_factory): vm_factory('db')\n"
-        "def test_disk(disk_factory): disk_factory(name='copy')\n"
+        "def test_started(vm_factory): assert vm_factory('db').state == 'running'\n"
+        "def test_disk(disk_factory): assert disk_factory(name='copy').path.is_file()\n"
     )
-    run("--qemu-dry-run").assert_outcomes(passed=1, skipped=2)
+    run(mode).assert_outcomes(passed=3)
 
 
 def test_a_modified_image_is_named_when_the_session_ends(pytester, run, image):

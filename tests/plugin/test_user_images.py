@@ -179,9 +179,13 @@ def test_it(vm_factory):
     run("--qemu-real").assert_outcomes(passed=1)
 
 
-def test_dry_run_checks_and_plans_and_reads_no_image(pytester, run, images):
+@pytest.mark.parametrize("mode", ["--qemu-real", "--qemu-dry-run"])
+def test_images_are_used_and_watched_in_both_modes(pytester, run, images, mode):
     pytester.makepyfile(
         """
+import pytest
+from pytest_qemuvm.errors import TemplateModified
+
 def test_it(vm_factory, template_factory):
     own = {"image": "images/own.img", "format": "raw"}
     template = template_factory("own", base="bare", **own)
@@ -189,12 +193,14 @@ def test_it(vm_factory, template_factory):
     assert vm.plan.boot == "disk"
     open("images/own.img", "r+b").write(b"!")
     vm.delete()
-    template.delete()
+    with pytest.raises(TemplateModified):
+        template.delete()
 
-def test_started(vm_factory): vm_factory(template="bare", image="images/own.img", format="raw")
+def test_started(vm_factory):
+    assert vm_factory(template="bare", image="images/own.img", format="raw", boot="none").state == "running"
 """
     )
-    run("--qemu-dry-run").assert_outcomes(passed=1, skipped=1)
+    run(mode).assert_outcomes(passed=2)
 
 
 def test_a_changed_image_is_an_error_of_the_test_that_used_it(pytester, run, images, remains):

@@ -1,0 +1,68 @@
+"""The host's side of network interfaces: user-mode networking, with its forwarded ports bound for real."""
+
+from __future__ import annotations
+
+from pytest_qemuvm.sim.words import NotModelled, QmpRefusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_qemuvm.sim.machine import Machine
+
+
+def add(machine: Machine, arguments: dict[str, Any]) -> None:
+    """Make a backend. Raises QmpRefusal."""
+    from pytest_qemuvm.sim.objects import well_formed
+
+    name, kind = arguments["id"], arguments["type"]
+    if not well_formed(name):
+        raise QmpRefusal("Parameter 'id' expects an identifier")
+    if kind not in {"user", "hubport"}:
+        raise NotModelled(f"network backends of type {kind!r}")
+    if name in machine.netdevs:
+        raise QmpRefusal(f"Duplicate ID '{name}'")
+    forwards: list[Any] = []
+    try:
+        for rule in arguments.get("hostfwd", ()):
+            forwards += [_forward(rule["str"] if isinstance(rule, dict) else rule)]
+    except QmpRefusal:
+        for _, _, _, end in forwards:
+            end.close()
+        raise
+    machine.netdevs[name] = {"type": kind, "arguments": arguments, "forwards": forwards, "peer": None}
+
+
+def _forward(rule: str) -> tuple[str, int, int, Any]:
+    """Bind the host's side of a rule; return address, port, the guest's port and the socket."""
+    kind, colon, rest = rule.partition(":")
+    if not colon:
+        raise QmpRefusal(f"Invalid host forwarding rule '{rule}' (No : separators)")
+    host, _, guest = rest.partition("-")
+    address, _, port = host.rpartition(":")
+    if kind not in {"tcp", ""} or not port.isdigit() or not guest.rpartition(":")[2].isdigit():
+        raise NotModelled(f"the forwarding rule {rule!r}")
+    from _socket import AF_INET, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, socket
+
+    end = socket(AF_INET, SOCK_STREAM)
+    end.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+    try:
+        end.bind((address or "0.0.0.0", int(port)))  # noqa: S104  # what QEMU does without an address
+        end.listen(1)
+    except OSError as error:
+        end.close()
+        raise QmpRefusal(f"Could not set up host forwarding rule '{rule}'") from error
+    bound: tuple[str, int] = end.getsockname()
+    return bound[0], bound[1], int(guest.rpartition(":")[2]), end
+
+
+def remove(machine: Machine, name: str) -> None:
+    """Remove a backend. Raises QmpRefusal."""
+    netdev = machine.netdevs.pop(name, None)
+    if netdev is None:
+        raise QmpRefusal(f"Device '{name}' not found", "DeviceNotFound")
+    for _, _, _, end in netdev["forwards"]:
+        end.close()
+    if netdev["peer"] is not None:
+        # The interface still shows it.
+        machine.gone_netdevs.append((name, netdev))
