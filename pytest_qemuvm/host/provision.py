@@ -11,8 +11,10 @@ import json
 import shutil
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_qemuvm.errors import NotSupportedInDryRun, QemuVMError
@@ -26,12 +28,14 @@ from pytest_qemuvm.host.sweep import RECORD, boot_id
 from pytest_qemuvm.plan import MONITOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import ExitStack
 
     from pytest_qemuvm.plan import ImagePlan, MachinePlan
 
     Listing = Mapping[str, Any]
+
+NO_FILES: Mapping[str, int] = MappingProxyType({})
 
 FRESH = ".new"
 """What the name of a session's record ends with until it replaces the old one."""
@@ -65,8 +69,13 @@ class Provisioner(Protocol):
     def grow_disk(self, path: Path, image_format: str, size: int) -> None:
         """Make an image that nobody has open larger; ``size`` in bytes."""
 
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
-        """Start QEMU; what undoes it goes onto the stack."""
+    def launch(
+        self, plan: MachinePlan, run_dir: Path, stack: ExitStack, files: Mapping[str, int] = NO_FILES
+    ) -> Provisioned:
+        """Start QEMU; what undoes it goes onto the stack.
+
+        ``files`` are descriptors by name that it inherits too; they stay the caller's.
+        """
 
     def publish(self, listing: Listing) -> None:
         """Let others on the host know what the session has: ``qemuvm ps``, and whoever sweeps after it."""
@@ -147,7 +156,9 @@ class RealProvisioner:
         """Make an image larger."""
         grow_image(path, image_format, size)
 
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
+    def launch(
+        self, plan: MachinePlan, run_dir: Path, stack: ExitStack, files: Mapping[str, int] = NO_FILES
+    ) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
@@ -159,7 +170,7 @@ class RealProvisioner:
                 # QEMU removes it when it ends in order, and cannot when it is killed.
                 stack.callback(Path(plan.monitor).unlink, missing_ok=True)
                 theirs[MONITOR] = listen(Path(plan.monitor))
-                numbers = {name: end.fileno() for name, end in theirs.items()}
+                numbers = {**files, **{name: end.fileno() for name, end in theirs.items()}}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
                 process = spawn(argv, numbers.values(), run_dir / LOG_NAME, cwd=run_dir, tag=self._tag)
         finally:
@@ -253,7 +264,9 @@ class PlanningProvisioner:
     def grow_disk(self, path: Path, image_format: str, size: int) -> None:
         """Grow nothing: no disk was made."""
 
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
+    def launch(
+        self, plan: MachinePlan, run_dir: Path, stack: ExitStack, files: Mapping[str, int] = NO_FILES
+    ) -> Provisioned:
         """Say that there will be no machine; the plan has been made and checked by then."""
         raise NotSupportedInDryRun(
             f"dry-run: VM {plan.name!r} was planned, not started",

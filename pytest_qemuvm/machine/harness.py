@@ -17,9 +17,13 @@ from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
 from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
+from pytest_qemuvm.host.processor import processor_identity
 from pytest_qemuvm.host.provision import PlanningProvisioner, RealProvisioner
+from pytest_qemuvm.host.saves import FORMAT as SAVE_FORMAT
+from pytest_qemuvm.host.saves import SaveStore
 from pytest_qemuvm.machine.books import Books
 from pytest_qemuvm.machine.catalogue import Catalogue
+from pytest_qemuvm.machine.clones import Blueprint, LiveTemplates
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
@@ -29,7 +33,7 @@ from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.machine.wardens import Run, Wardens
-from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.plan import Surroundings
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.coherence import Collector, Rule
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
+    from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.lifecycle import Lifecycle
@@ -123,6 +128,10 @@ class Harness:
         self._wardens = Wardens(
             self.root, run, self._audit, SchemaSource(cache, fingerprint), self.disks, settings.strict
         )
+        self.live_templates = LiveTemplates(
+            SaveStore(cache), self, self._host_key(), settings.start, progress
+        )
+        """The saved machines that VMs are clones of."""
         self._services = Services(
             self.tag,
             self.root,
@@ -133,6 +142,7 @@ class Harness:
             run.acting,
             self._wardens,
             Catalogue(capabilities.binary.path if capabilities.binary else None),
+            self.live_templates,
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
@@ -275,8 +285,19 @@ class Harness:
         """
         return self.make_vm(name, spec, self._library.get(spec.template), owner)
 
-    def make_vm(self, name: str | None, spec: VMSpec, template: Template, owner: str) -> VM:
-        """Do what ``create`` does, from a template that need not be known by name."""
+    def make_vm(
+        self,
+        name: str | None,
+        spec: VMSpec,
+        template: Template,
+        owner: str,
+        *,
+        memory: MemoryFile | None = None,
+    ) -> VM:
+        """Do what ``create`` does, from a template that need not be known by name.
+
+        With ``memory`` the VM's memory is in that file, and it is made to be saved.
+        """
         if name is not None:
             checked_name(name, "VM")
         with self._lock:
@@ -293,8 +314,11 @@ class Harness:
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
-                plan = self._plan(name, planned, owner)
-                vm = VM(name, spec, plan, self._services, template.setups, images)
+                blueprint = Blueprint(template, planned, self._world(name, planned, memory))
+                plan = blueprint.plan()
+                if self.settings.plan is not None and memory is None:
+                    self.plans.append((owner, plan))
+                vm = VM(name, spec, plan, self._services, template.setups, images, blueprint, memory)
                 with self._lock:
                     self._vms[name] = vm
         except BaseException:
@@ -303,10 +327,19 @@ class Harness:
             raise
         return vm
 
-    def _plan(self, name: str, spec: VMSpec, owner: str) -> MachinePlan:
+    def _host_key(self) -> dict[str, Any]:
+        """Return what of this host and its QEMU shapes a saved machine; nothing in dry-run."""
+        binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
+        if self.mode == "dry-run" or binary is None or accelerator is None:
+            return {}
+        # What a guest under KVM has seen of the processor, it must find again.
+        processor = processor_identity() if accelerator.name == "kvm" else ""
+        return {"qemu": binary.fingerprint, "processor": processor, "format": SAVE_FORMAT}
+
+    def _world(self, name: str, spec: VMSpec, memory: MemoryFile | None) -> Surroundings:
         binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
         arch = ARCHITECTURES["x86_64"]
-        world = Surroundings(
+        return Surroundings(
             name=name,
             tag=self.tag,
             run_dir=str(self.root / name),
@@ -316,11 +349,8 @@ class Harness:
             cpu_model=accelerator.cpu_model if accelerator else "max",
             boot=self._guests.boot(spec),
             monitor=str(self._services.socket_path("qmp")),
+            memory="own" if memory is None else "saved",
         )
-        plan = plan_machine(spec, world)
-        if self.settings.plan is not None:
-            self.plans.append((owner, plan))
-        return plan
 
     def _unused_name(self) -> str:
         return next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
@@ -369,6 +399,7 @@ class Harness:
                 step()
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
+        self.live_templates.close()
         self._loop.close()
         self._audit.close()
         self._provisioner.close()

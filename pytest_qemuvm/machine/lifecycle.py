@@ -8,18 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
+from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QemuVMError, QmpDisconnected, VMStateError
+from pytest_qemuvm.guest.agent import Identity
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live, StopStep
 from pytest_qemuvm.machine.record import Recorder
+from pytest_qemuvm.machine.saving import load_state
 from pytest_qemuvm.machine.uses import LAUNCH, Uses
+from pytest_qemuvm.plan.model import RAM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.guest.console import Console
+    from pytest_qemuvm.host.memory import MemoryFile
+    from pytest_qemuvm.machine.clones import Blueprint, Clone
     from pytest_qemuvm.machine.record import VMRecord
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan import MachinePlan, PlannedNic
@@ -43,6 +48,8 @@ class Lifecycle:
         services: Services,
         setups: Sequence[Callable[[Any], object]] = (),
         images: Sequence[Image] = (),
+        blueprint: Blueprint | None = None,
+        memory: MemoryFile | None = None,
     ) -> None:
         self.name = name
         self.spec = spec
@@ -53,6 +60,11 @@ class Lifecycle:
         self._services = services
         self._setups = setups
         self._images = images
+        self._blueprint = blueprint
+        self._memory = memory
+        """The file that its memory is to be in; None: what QEMU allocates, or a live template's."""
+        self.cold_because: str | None = None
+        """Why it booted and was no clone; None before it was started, and for a clone."""
         self._uses = Uses(name, services.provisioner.sources)
         self._run_dir = services.root / name
         self._live: Live | None = None
@@ -84,6 +96,19 @@ class Lifecycle:
     def plan(self) -> MachinePlan:
         """What was decided before anything was done."""
         return self._plan
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """What it is planned from; for the harness."""
+        assert self._blueprint is not None
+        return self._blueprint
+
+    @property
+    def started_as(self) -> str | None:
+        """How the present run, or the last one, came up: ``clone`` or ``cold``; None before the first."""
+        if self._last is None:
+            return None
+        return "clone" if self._last.plan.memory == "clone" else "cold"
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -216,28 +241,76 @@ class Lifecycle:
         self._reap()
         self._earlier_panic = self.unseen_panic
         services = self._services
-        deadline = Deadline.after(self.spec.boot_timeout)
-        if not self._is_prepared:
-            self._uses.begin(LAUNCH, self._images)
-            with ExitStack() as stack:
-                services.provisioner.prepare(self._plan, self._run_dir, stack)
-                self._prepared = stack.pop_all()
-            self._is_prepared = True
         self.stopped_by = None
-        warden = services.wardens.of(self.name)
-        live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir, warden)
-        warden.check_device = partial(services.catalogue.check_arguments, live.qmp)
-        live.on_close(self._uses.end_plugged)
-        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
-        self._live = self._last = live
-        self._recorder.started(live)
-        services.registry.vm_started(self)
+        if self._is_prepared or self._memory is not None or self._blueprint is None:
+            # What was there before has a disk to go on from, and no memory.
+            self._plan = self._plan.booting or self._plan
+            self._boot()
+            return
+        clone = services.live_templates.clone_for(self)
+        if clone is None:
+            self._boot()
+            return
+        try:
+            self._wake(clone)
+        except QemuVMError as error:
+            self._prepared.close()
+            self._is_prepared = False
+            self._wake(services.live_templates.again(self, clone, error))
+
+    def _boot(self) -> None:
+        """Start it with nothing in its memory."""
+        self._prepare()
+        deadline = Deadline.after(self.spec.boot_timeout)
+        live = self._launch({} if self._memory is None else {RAM: self._memory.fileno()})
         try:
             live.await_guest(deadline)
             self._set_up()
         except BaseException:
             self._end(live, "quit")
             raise
+
+    def _wake(self, clone: Clone) -> None:
+        """Start it with the memory of a live template, in which setups have been done."""
+        self._plan = clone.plan
+        self._prepare()
+        save = clone.save
+        # What the console said before is the beginning of what it says.
+        Path(clone.plan.console_log).write_text(save.console, encoding="utf-8")
+        live = self._launch({RAM: save.ram.fileno()}, save.console)
+        try:
+            load_state(live, save.state)
+            manifest = save.save.manifest
+            addresses = zip(manifest.macs, (nic.mac for nic in clone.plan.nics), strict=True)
+            live.await_clone(manifest.boot_id, Identity(self.name, dict(addresses)))
+            live.hotplug.settled(manifest.boot_id)
+        except BaseException:
+            self._end(live, "quit")
+            raise
+
+    def _prepare(self) -> None:
+        """Make its files, once."""
+        if self._is_prepared:
+            return
+        self._uses.begin(LAUNCH, self._images)
+        with ExitStack() as stack:
+            self._services.provisioner.prepare(self._plan, self._run_dir, stack)
+            self._prepared = stack.pop_all()
+        self._is_prepared = True
+
+    def _launch(self, files: Mapping[str, int], history: str = "") -> Live:
+        services = self._services
+        warden = services.wardens.of(self.name)
+        live = Live.launch(
+            self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
+        )
+        warden.check_device = partial(services.catalogue.check_arguments, live.qmp)
+        live.on_close(self._uses.end_plugged)
+        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
+        self._live = self._last = live
+        self._recorder.started(live)
+        services.registry.vm_started(self)
+        return live
 
     def _set_up(self) -> None:
         """Do what the template wants done after each boot: nothing of it would have outlived the last one."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.catalogue import Catalogue
+    from pytest_qemuvm.machine.clones import LiveTemplates
     from pytest_qemuvm.machine.lifecycle import Lifecycle
     from pytest_qemuvm.machine.wardens import Wardens
 
@@ -46,6 +47,8 @@ class Services:
     """Who judges what is sent to the VMs' monitors."""
     catalogue: Catalogue
     """What is known of QEMU's devices."""
+    live_templates: LiveTemplates
+    """What VMs are clones of."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self, kind: str = "serial") -> Path:

@@ -1,0 +1,44 @@
+"""Which machines can start as clones of a live template, and what has to be the same for two to share one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.plan.machine import plan_machine
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.plan.model import MachinePlan, Surroundings
+    from pytest_qemuvm.spec.vm import VMSpec
+
+
+def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
+    """Return why a machine has to boot, as a reader of a report understands it; None if it can be a clone.
+
+    What only QEMU can know, whether it can save some device, shows when it is asked to.
+    """
+    if plan.boot == "none":
+        return "without a guest there is nothing to save a boot of"
+    if plan.boot == "disk":
+        return "nobody says when a guest on a disk of yours is up"
+    if any(disk.bus == "nvme" for disk in spec.disks):
+        return "QEMU cannot save NVMe disks"
+    if any(disk.handle is not None for disk in spec.disks):
+        return "a disk of disk_factory has a life of its own"
+    if spec.balloon:
+        return "a balloon takes memory away that a clone shares with its template"
+    if spec.args:
+        return "args= may hold anything"
+    return None
+
+
+def shape_of(spec: VMSpec, world: Surroundings) -> tuple[str, ...]:
+    """Return all of a machine that its saved state depends on, as one command line.
+
+    Names, directories, addresses and forwarded ports are each clone's own.
+    """
+    nics = tuple(replace(nic, mac=None, forward=()) for nic in spec.nics)
+    canonical = replace(
+        world, name="saved", tag="saved", run_dir="/saved", monitor="/saved/monitor", memory="clone"
+    )
+    return plan_machine(spec.with_keywords({"nics": nics}, "saved"), canonical).argv
