@@ -98,22 +98,25 @@ class AgentChannel:
         """
         with self._port(deadline, "the guest's agent in a clone", only=self._first) as port:
             port.adopt(boot)
-            while True:
-                turn = deadline.sooner(_RENEW_SECONDS)
-                try:
-                    reply = port.answer(port.ask("renew", identity.words(), None, turn), turn)
-                    _output, error = port.body(reply, turn)
-                    break
-                except Late:
-                    if deadline.expired:
-                        raise
-                    port.settle(deadline, first=0.0, every=0.5)
-        if reply.status != 0:
+            status, error = self._renewed(port, identity, deadline)
+        if status != 0:
             raise ChannelError(
                 "the guest of a clone could not be given an identity of its own",
-                error.decode(errors="replace")
-                or "its kernel refused to set the clock, or to take new entropy",
+                error.decode(errors="replace") or "its kernel refused the time, or new entropy",
             )
+
+    @staticmethod
+    def _renewed(port: Port, identity: Identity, deadline: Deadline) -> tuple[int, bytes]:
+        """Ask until there is an answer, and return it; to be asked twice does a guest no harm."""
+        while True:
+            turn = deadline.sooner(_RENEW_SECONDS)
+            try:
+                reply = port.answer(port.ask("renew", identity.words(), None, turn), turn)
+                return reply.status, port.body(reply, turn)[1]
+            except Late:
+                if deadline.expired:
+                    raise
+                port.settle(deadline, first=0.0, every=0.5)
 
     def wait_restarted(self, boot_id: str | None, deadline: Deadline) -> None:
         """Return once the agent of another boot than that one has been heard."""

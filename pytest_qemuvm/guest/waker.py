@@ -1,11 +1,11 @@
-"""The smallest program of the guest: it sets the clock and feeds the random number generator, and does no more.
+"""The smallest program of the guest: it sets the clock and feeds the random number generator.
 
-A clone begins with the clock and the random numbers of the machine that was saved. To set them takes calls of the
-kernel that no shell can make, and a process that is only started then would take longer than all the rest of the
-clone's start. So one waits from the boot on, and is saved with everything else.
+A clone begins with the clock and the random numbers of the machine that was saved. To set them takes calls of
+the kernel that no shell can make, and a process that is only started then would take longer than all the rest
+of the clone's start. So one waits from the boot on, and is saved with everything else.
 
-It reads messages from its standard input, acts on them through descriptor 3, which is ``/dev/urandom``, and answers
-each with a line: ``0``, or ``1`` where the kernel refused something.
+It reads messages from its standard input, acts on them through descriptor 3, which is ``/dev/urandom``, and
+answers each with a line: ``0``, or ``1`` where the kernel refused something.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _HEADERS = struct.Struct("<16sHHIQQQIHHHHHHIIQQQQQQ")  # an ELF header and one p
 
 _LENGTH = struct.pack("<I", _MESSAGE.size)
 _ROOM = bytes.fromhex("4881ec00010000")  # sub rsp, 256
-_READ = (
-    bytes.fromhex("31c0 31ff 4889e6 ba") + _LENGTH + bytes.fromhex("0f05 3d") + _LENGTH
-)  # (0, rsp, message); cmp
-_ACT = bytes.fromhex(
-    "b8e3000000 31ff 4889e6 0f05 89c3"  # clock_settime(CLOCK_REALTIME, rsp); ebx = outcome
-    "b810000000 bf03000000 be03520840 488d542410 0f05 09c3"  # ioctl(3, RNDADDENTROPY, rsp + 16); ebx |= outcome
-    "b810000000 bf03000000 be07520000 31d2 0f05 09c3"  # ioctl(3, RNDRESEEDCRNG); ebx |= outcome
-)
+_READ = bytes.fromhex("31c0 31ff 4889e6 ba") + _LENGTH + bytes.fromhex("0f05")  # read(0, rsp, message)
+_COMPARE = b"\x3d" + _LENGTH
+# What fails leaves its mark in ebx.
+_SET_CLOCK = bytes.fromhex("b8e3000000 31ff 4889e6 0f05 89c3")  # clock_settime(CLOCK_REALTIME, rsp)
+# ioctl(3, RNDADDENTROPY, rsp + 16)
+_ADD_ENTROPY = bytes.fromhex("b810000000 bf03000000 be03520840 488d542410 0f05 09c3")
+_RESEED = bytes.fromhex("b810000000 bf03000000 be07520000 31d2 0f05 09c3")  # ioctl(3, RNDRESEEDCRNG)
+_ACT = _SET_CLOCK + _ADD_ENTROPY + _RESEED
 _ANSWER = bytes.fromhex(
     "31c0 85db 0f95c0 05300a0000 890424"  # [rsp] = ebx ? "1\n" : "0\n"
     "b801000000 bf01000000 4889e6 ba02000000 0f05"  # write(1, rsp, 2)
@@ -40,8 +40,8 @@ def program() -> bytes:
     # A message that is cut short means that the other end is gone: jne to the exit.
     body = _ACT + _ANSWER
     leave = b"\x0f\x85" + struct.pack("<i", len(body) + 5)
-    again = b"\xe9" + struct.pack("<i", -(len(_READ) + len(leave) + len(body) + 5))
-    code = _ROOM + _READ + leave + body + again + _EXIT
+    loop = _READ + _COMPARE + leave + body
+    code = _ROOM + loop + b"\xe9" + struct.pack("<i", -(len(loop) + 5)) + _EXIT
     start, size = _BASE + _HEADERS.size, _HEADERS.size + len(code)
     headers = _HEADERS.pack(
         b"\x7fELF\x02\x01\x01",  # 64 bits, little endian

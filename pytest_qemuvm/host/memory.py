@@ -39,7 +39,7 @@ class MemoryFile:
         return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def seal(self) -> None:
-        """Have the kernel refuse every change from now on. OSError while somebody has it mapped for writing."""
+        """Have the kernel refuse every change from now on. Raises OSError while it is mapped for writing."""
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
 
     @property

@@ -11,7 +11,6 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +27,7 @@ from pytest_qemuvm.host.sweep import RECORD, boot_id
 from pytest_qemuvm.plan import MONITOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from pytest_qemuvm.plan import ImagePlan, MachinePlan

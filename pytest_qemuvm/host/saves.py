@@ -1,7 +1,8 @@
 """The cache of live templates: saved machines on disk, made whole or not at all, known by what shaped them.
 
-A save is a directory named after its key. It is filled under another name and renamed when complete, so what has
-the name is whole, whatever was killed and when. What lies in it is digested, and compared when it is loaded.
+A save is a directory named after its key. It is filled under another name and renamed when complete, so what
+has the name is whole, whatever was killed and when. What lies in it is digested, and compared when it is
+loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import QemuVMError
@@ -21,6 +21,7 @@ from pytest_qemuvm.host.memory import MemoryFile, copy_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
 FORMAT = 1
 """Raised whenever what a save consists of changes."""
@@ -83,7 +84,7 @@ class Save:
         return (self.directory / MANIFEST).stat().st_mtime
 
     def disk(self, index: int) -> Path | None:
-        """Return the image of a disk that was written to before the machine was saved; None for an empty one."""
+        """Return the image of a disk that the guest wrote to before it was saved; None for an empty one."""
         name = self.manifest.disks.get(str(index))
         return None if name is None else self.directory / name
 
@@ -162,7 +163,7 @@ class SaveStore:
 
     @contextmanager
     def turn(self, key: str, waiting: Callable[[str], object]) -> Iterator[None]:
-        """Hold the right to make the save of that key; ``waiting`` is told once for whom. Raises LockTimeout."""
+        """Hold the right to make that save; ``waiting`` is told once for whom. Raises LockTimeout."""
         from pytest_qemuvm.host.deadline import Deadline  # noqa: PLC0415  # a hit, the usual case, needs no lock
         from pytest_qemuvm.host.locks import locked  # noqa: PLC0415  # as above
 

@@ -23,8 +23,9 @@ from pytest_qemuvm.host.saves import FORMAT as SAVE_FORMAT
 from pytest_qemuvm.host.saves import SaveStore
 from pytest_qemuvm.machine.books import Books
 from pytest_qemuvm.machine.catalogue import Catalogue
-from pytest_qemuvm.machine.clones import Blueprint, LiveTemplates
+from pytest_qemuvm.machine.clones import LiveTemplates
 from pytest_qemuvm.machine.library import TemplateLibrary
+from pytest_qemuvm.machine.making import Blueprint
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
     from pytest_qemuvm.plan import MachinePlan
@@ -315,10 +316,9 @@ class Harness:
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
                 blueprint = Blueprint(template, planned, self._world(name, planned, memory))
-                plan = blueprint.plan()
+                vm = VM(name, spec, blueprint, self._services, images, memory)
                 if self.settings.plan is not None and memory is None:
-                    self.plans.append((owner, plan))
-                vm = VM(name, spec, plan, self._services, template.setups, images, blueprint, memory)
+                    self.plans.append((owner, vm.plan))
                 with self._lock:
                     self._vms[name] = vm
         except BaseException:
@@ -355,7 +355,7 @@ class Harness:
     def _unused_name(self) -> str:
         return next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
 
-    def vm_started(self, vm: Lifecycle) -> None:
+    def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
         with self._lock:
             self.used_by.add(self._owners[vm.name])
@@ -370,7 +370,7 @@ class Harness:
         with self._publishing:
             self._provisioner.publish(self.as_dict())
 
-    def vm_deleted(self, vm: Lifecycle) -> None:
+    def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone; its name is free."""
         self.observer.note_deleted(vm)
         with self._lock:

@@ -1,7 +1,7 @@
 """A running machine into files, and out of them again: what live templates and clones rest on.
 
-QEMU's migration is told to leave shared memory alone (``x-ignore-shared``): the memory is a file already, and only the
-state of the devices, some hundred KiB, is written and read (``docs/devel/migration``).
+QEMU's migration is told to leave shared memory alone (``x-ignore-shared``): the memory is a file already, and
+only the state of the devices, some hundred KiB, is written and read (``docs/devel/migration``).
 """
 
 from __future__ import annotations

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.clones import LiveTemplates
-    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.wardens import Wardens
 
 
 class Registry(Protocol):
     """Who is told what becomes of a VM."""
 
-    def vm_started(self, vm: Lifecycle) -> None:
+    def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
 
-    def vm_deleted(self, vm: Lifecycle) -> None:
+    def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone and its name is free."""
 
 

@@ -129,7 +129,7 @@ def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | N
 
 
 def _memory(spec: VMSpec, world: Surroundings) -> Iterator[str]:
-    """Yield where the memory is, unless it is QEMU's own; a clone waits for its state, and then to be let go."""
+    """Yield where the memory is, unless it is QEMU's own; a clone waits for its state, and to be let go."""
     if world.memory == "own":
         return
     properties = {

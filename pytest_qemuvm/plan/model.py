@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(,server=on,wait=off)?(.*)")
 
 Memory = Literal["own", "saved", "clone"]
-"""Where a machine's memory is: its own; in a file that is to become a live template's; or a private, copy-on-write
-view of a live template's, into which its state is loaded."""
+"""Where a machine's memory is: its own; in a file that is to become a live template's; or a private,
+copy-on-write view of a live template's, into which its state is loaded."""
 
 RAM = "ram"
 """The name of the descriptor of the file that holds a live template's memory."""
@@ -127,7 +127,7 @@ class MachinePlan:
     memory: Memory = "own"
     """Where its memory is; a clone loads its state before it runs."""
     booting: MachinePlan | None = None
-    """Of a clone: the plan by which the same machine boots, after its first life and on a command line of its own."""
+    """Of a clone: the plan by which the same machine boots, when it is started again."""
 
     def argv_with(self, descriptors: Mapping[str, int]) -> tuple[str, ...]:
         """Return the command line with the descriptors' numbers in place."""

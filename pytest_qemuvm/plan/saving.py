@@ -17,19 +17,15 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
 
     What only QEMU can know, whether it can save some device, shows when it is asked to.
     """
-    if plan.boot == "none":
-        return "without a guest there is nothing to save a boot of"
-    if plan.boot == "disk":
-        return "nobody says when a guest on a disk of yours is up"
-    if any(disk.bus == "nvme" for disk in spec.disks):
-        return "QEMU cannot save NVMe disks"
-    if any(disk.handle is not None for disk in spec.disks):
-        return "a disk of disk_factory has a life of its own"
-    if spec.balloon:
-        return "a balloon takes memory away that a clone shares with its template"
-    if spec.args:
-        return "args= may hold anything"
-    return None
+    reasons = (
+        (plan.boot == "none", "without a guest there is nothing to save a boot of"),
+        (plan.boot == "disk", "nobody says when a guest on a disk of yours is up"),
+        (any(disk.bus == "nvme" for disk in spec.disks), "QEMU cannot save NVMe disks"),
+        (any(disk.handle for disk in spec.disks), "a disk of disk_factory has a life of its own"),
+        (spec.balloon, "a balloon takes memory away that a clone shares with its template"),
+        (bool(spec.args), "args= may hold anything"),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
 
 
 def shape_of(spec: VMSpec, world: Surroundings) -> tuple[str, ...]:

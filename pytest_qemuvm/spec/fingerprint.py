@@ -2,70 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import types
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PLAIN = (str, bytes, int, float, bool, complex, type(None), type(...), PurePath)
 _DEEPEST = 50
 
 
 def fingerprint(setup: object) -> str:
-    """Return a digest of commands, or of a function: its code, its defaults, what it closes over, and the functions
-    and plain values of its own module that it names.
+    """Return a digest of commands, or of a function: the same as long as it would do the same.
 
-    What other modules do is theirs: they count by name. Raises SpecError for a function that depends on something of
-    which it cannot be told whether it is the same as the last time, such as an open file.
+    Of a function count its code, its defaults, what it closes over, and the functions and plain values of its
+    own module that it names; what other modules do is theirs, and counts by name. Raises SpecError for a
+    function that depends on something of which nobody can tell whether it is the same as the last time, such
+    as an open file.
     """
     digest = hashlib.sha256()
-    for part in _parts(setup, set(), 0):
+    for part in _parts(setup, frozenset(), 0):
         digest.update(f"{len(part)}:{part}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _parts(value: Any, seen: set[int], depth: int) -> list[str]:
+def _parts(value: Any, seen: frozenset[int], depth: int) -> list[str]:
     if isinstance(value, _PLAIN):
         return [type(value).__name__, repr(value)]
     if id(value) in seen:
         return ["again"]
     if depth > _DEEPEST:
         raise SpecError("a setup is nested too deeply to be told from another")
-    below = seen | {id(value)}
-    if isinstance(value, (tuple, list)):
-        return [type(value).__name__, str(len(value)), *_all(value, below, depth)]
-    if isinstance(value, (set, frozenset)):
-        return ["set", *sorted("".join(_parts(item, below, depth + 1)) for item in value)]
-    if isinstance(value, dict):
-        return [
-            "dict",
-            str(len(value)),
-            *_all([item for pair in value.items() for item in pair], below, depth),
-        ]
-    if isinstance(value, types.FunctionType):
-        return _function(value, below, depth)
-    if isinstance(value, types.MethodType):
-        return ["method", *_all([value.__func__, value.__self__], below, depth)]
-    if isinstance(value, types.CodeType):
-        return _code(value, below, depth)
-    if hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
-        return ["partial", *_all([value.func, list(value.args), value.keywords], below, depth)]
-    if isinstance(value, (types.ModuleType, type, types.BuiltinFunctionType)):
-        name = getattr(value, "__qualname__", value.__name__)
-        return ["named", f"{getattr(value, '__module__', '')}.{name}"]
+    for kinds, parts_of in _KINDS:
+        if isinstance(value, kinds):
+            return parts_of(value, seen | {id(value)}, depth)
     raise SpecError(
         f"a setup depends on {value!r}, of which nobody can tell whether it is the same as the last time",
-        hint="let the setup take what it needs from strings and numbers, or start='cold'",
+        hint="let the setup take what it needs from strings and numbers, or say start='cold'",
     )
 
 
-def _all(values: Any, seen: set[int], depth: int) -> list[str]:
+def _all(values: Any, seen: frozenset[int], depth: int) -> list[str]:
     return [part for value in values for part in _parts(value, seen, depth + 1)]
 
 
-def _function(function: types.FunctionType, seen: set[int], depth: int) -> list[str]:
+def _function(function: types.FunctionType, seen: frozenset[int], depth: int) -> list[str]:
     parts = ["function", function.__qualname__, *_parts(function.__code__, seen, depth + 1)]
     parts += _parts(function.__defaults__, seen, depth + 1)
     parts += _parts(function.__kwdefaults__, seen, depth + 1)
@@ -91,7 +77,7 @@ def _names(code: types.CodeType) -> set[str]:
     return found
 
 
-def _code(code: types.CodeType, seen: set[int], depth: int) -> list[str]:
+def _code(code: types.CodeType, seen: frozenset[int], depth: int) -> list[str]:
     # Not where it stands: a line added above it changes nothing of what it does.
     constants = [constant for constant in code.co_consts if constant != code.co_name]
     return [
@@ -101,3 +87,40 @@ def _code(code: types.CodeType, seen: set[int], depth: int) -> list[str]:
         repr(code.co_varnames),
         *_all(constants, seen, depth),
     ]
+
+
+def _sequence(values: Any, seen: frozenset[int], depth: int) -> list[str]:
+    return [type(values).__name__, str(len(values)), *_all(values, seen, depth)]
+
+
+def _set(values: Any, seen: frozenset[int], depth: int) -> list[str]:
+    return ["set", *sorted("".join(_parts(item, seen, depth + 1)) for item in values)]
+
+
+def _mapping(values: Any, seen: frozenset[int], depth: int) -> list[str]:
+    return ["dict", str(len(values)), *_all([item for pair in values.items() for item in pair], seen, depth)]
+
+
+def _method(method: Any, seen: frozenset[int], depth: int) -> list[str]:
+    return ["method", *_all([method.__func__, method.__self__], seen, depth)]
+
+
+def _partial(value: Any, seen: frozenset[int], depth: int) -> list[str]:
+    return ["partial", *_all([value.func, value.args, value.keywords], seen, depth)]
+
+
+def _named(value: Any, _seen: frozenset[int], _depth: int) -> list[str]:
+    name = getattr(value, "__qualname__", value.__name__)
+    return ["named", f"{getattr(value, '__module__', '')}.{name}"]
+
+
+_KINDS: tuple[tuple[Any, Callable[[Any, frozenset[int], int], list[str]]], ...] = (
+    ((tuple, list), _sequence),
+    ((set, frozenset), _set),
+    (dict, _mapping),
+    (types.FunctionType, _function),
+    (types.MethodType, _method),
+    (types.CodeType, _code),
+    (functools.partial, _partial),
+    ((types.ModuleType, type, types.BuiltinFunctionType), _named),
+)
