@@ -375,7 +375,7 @@ def test_a_guest_that_does_not_come_up_shows_its_console(vm_factory):
 
 
 def test_a_guest_that_switches_itself_off_while_it_boots(vm_factory):
-    vm = vm_factory(start=False, append="rdinit=/bin/sh", boot_timeout=120)
+    vm = vm_factory(start=False, append="rdinit=/bin/sh", boot_timeout=120, **COLD)
 
     def switch_off():
         while vm.pid is None:
