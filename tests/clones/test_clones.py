@@ -34,7 +34,9 @@ def test_clones_alive_at_once_share_nothing(vm_factory, qemuvm):
     for number, vm in enumerate(vms):
         assert vm.run("cat /root/mine; head -n 1 /dev/vda").stdout == f"{number}\n{number}\n"
     said = [
-        vm.run("hostname; cat /etc/machine-id; cat /sys/class/net/eth0/address; cat /proc/sys/kernel/random/uuid")
+        vm.run(
+            "hostname; cat /etc/machine-id; cat /sys/class/net/eth0/address; cat /proc/sys/kernel/random/uuid"
+        )
         for vm in vms
     ]
     rows = [result.stdout.split() for result in said]
@@ -94,7 +96,9 @@ def test_a_clone_can_be_reset_paused_and_powered_down(vm):
     assert vm.stopped_by == "powerdown"
 
 
-@pytest.mark.parametrize("spec", [DiskSpec("16M"), NicSpec(), RngSpec(), CpuSpec()], ids=lambda spec: type(spec).__name__)
+@pytest.mark.parametrize(
+    "spec", [DiskSpec("16M"), NicSpec(), RngSpec(), CpuSpec()], ids=lambda spec: type(spec).__name__
+)
 def test_hardware_is_plugged_into_a_clone_and_out_of_it(vm, spec):
     with vm.hotplug(spec) as device:
         assert device.present
@@ -167,9 +171,9 @@ def test_the_same_machine_under_other_names_is_one_template(vm_factory, qemuvm):
 
 
 def test_a_file_in_memory_can_be_sealed():
-    from pytest_qemuvm.host.memory import MemoryFile
-
     import os
+
+    from pytest_qemuvm.host.memory import MemoryFile
 
     memory = MemoryFile("test", 1 << 20)
     os.pwrite(memory.fileno(), b"once", 300_000)
@@ -179,8 +183,9 @@ def test_a_file_in_memory_can_be_sealed():
         os.pwrite(memory.fileno(), b"twice", 0)
     copy = MemoryFile("copy")
     assert copy_file(memory.fileno(), copy.fileno()) == digest == copy_file(copy.fileno(), None)
-    assert hashlib.sha256(os.pread(copy.fileno(), 1 << 20, 0)) .digest() == hashlib.sha256(
-        os.pread(memory.fileno(), 1 << 20, 0)
-    ).digest()
+    assert (
+        hashlib.sha256(os.pread(copy.fileno(), 1 << 20, 0)).digest()
+        == hashlib.sha256(os.pread(memory.fileno(), 1 << 20, 0)).digest()
+    )
     memory.close()
     copy.close()

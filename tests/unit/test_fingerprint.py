@@ -25,7 +25,7 @@ def uses_helper(vm):
 
 def source(text, **names):
     space = {"__name__": "made", **names}
-    exec(text, space)  # noqa: S102  # modules of test suites, two versions of each
+    exec(text, space)  # modules of test suites, two versions of each
     return space["setup"]
 
 
