@@ -1,11 +1,12 @@
 """Clones of the harness against the same clones made by a raw script, and against a boot.
 
-``python benchmarks/bench_clones.py [rounds] [--growth] [--plot FILE]``. The raw script starts the command line that
-the harness planned, with the same saved memory and state, and does the least that a test needs: greeting, load,
-``cont``, the message that gives the guest its identity, the first command, SIGKILL. Harness and script take turns in
-one process, so that a busy host is busy for both. Seconds depend on the host, ratios hardly.
+``python benchmarks/bench_clones.py [rounds] [--tests N] [--growth] [--plot FILE]``. The raw script starts the
+command line that the harness planned, with the same saved memory and state, and does the least that a test
+needs: greeting, load, ``cont``, the message that gives the guest its identity, the first command, SIGKILL.
+Harness and script take turns in one process, so that a busy host is busy for both. Seconds depend on the
+host, ratios hardly.
 
-``--growth`` starts 32 clones that stay alive, and tells how long the n-th took and what memory each has (PSS).
+``--growth`` starts 32 clones that stay alive, and tells how long the n-th took and its memory (PSS).
 """
 
 from __future__ import annotations
@@ -150,11 +151,9 @@ def ratios(harness: Harness, clone: Clone, spec: VMSpec, rounds: int) -> None:
     print(f"clones of tiny with a disk, {rounds} rounds, medians")
     for index, what in enumerate(("to ready", "to the first command's end", "to the end of it all")):
         script = statistics.median(pair[0][index] for pair in pairs)
-        harness_ = statistics.median(pair[1][index] for pair in pairs)
+        us = statistics.median(pair[1][index] for pair in pairs)
         ratio = statistics.median(pair[1][index] / pair[0][index] for pair in pairs)
-        print(
-            f"  {what:28} script {script * 1000:7.1f} ms  harness {harness_ * 1000:7.1f} ms  ratio {ratio:5.2f}"
-        )
+        print(f"  {what:28} script {script * 1000:7.1f} ms  harness {us * 1000:7.1f} ms  {ratio:5.2f}")
     cold = spec.with_keywords({"start": "cold"}, "bench")
     boots = statistics.median(ours(harness, cold)[0] for _ in range(max(3, rounds // 5)))
     ready = statistics.median(pair[1][0] for pair in pairs)
@@ -177,7 +176,7 @@ def whole_run(clone: Clone, tests: int) -> None:
 
 
 def growth(harness: Harness, spec: VMSpec) -> list[tuple[int, float, float]]:
-    """Return, for so many clones alive, the seconds that the last took to ready, and MiB of memory per clone."""
+    """Return, for so many clones alive, seconds to ready of the last and MiB of memory of each."""
     vms, rows = [], []
     for number in range(1, max(ALIVE) + 1):
         began = time.perf_counter()
@@ -189,9 +188,7 @@ def growth(harness: Harness, spec: VMSpec) -> list[tuple[int, float, float]]:
         if number in ALIVE:
             each = statistics.mean(pss(vm.pid) for vm in vms if vm.pid is not None)
             rows.append((number, seconds, each))
-            print(
-                f"{number:3} alive: the last took {seconds * 1000:6.1f} ms to ready, {each:5.1f} MiB each (PSS)"
-            )
+            print(f"{number:3} alive: the last ready in {seconds * 1000:6.1f} ms, {each:5.1f} MiB each (PSS)")
     for vm in vms:
         vm.delete()
     return rows
@@ -200,8 +197,8 @@ def growth(harness: Harness, spec: VMSpec) -> list[tuple[int, float, float]]:
 def plot(rows: list[tuple[int, float, float]], path: Path) -> None:
     """Draw both as an SVG: milliseconds to ready, and MiB, over the number of clones that are alive."""
     width, height, left, bottom = 640, 320, 60, 50
-    most = max(max(row[1] * 1000 for row in rows), max(row[2] for row in rows)) * 1.2
-    step = (width - left - 90) / (len(rows) - 1)
+    most = 1.2 * max(value for _, seconds, mib in rows for value in (seconds * 1000, mib))
+    step, floor = (width - left - 90) / (len(rows) - 1), height - bottom
 
     def points(values: list[float]) -> str:
         at = (
@@ -215,9 +212,10 @@ def plot(rows: list[tuple[int, float, float]], path: Path) -> None:
         ("MiB of memory for each (PSS)", "#d29922", [row[2] for row in rows]),
     )
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+        ' font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<line x1="{left}" y1="{height - bottom}" x2="{width - 20}" y2="{height - bottom}" stroke="#57606a"/>',
+        f'<line x1="{left}" y1="{floor}" x2="{width - 20}" y2="{floor}" stroke="#57606a"/>',
         f'<line x1="{left}" y1="30" x2="{left}" y2="{height - bottom}" stroke="#57606a"/>',
         f'<text x="{width / 2}" y="{height - 12}" text-anchor="middle">clones alive at once</text>',
     ]

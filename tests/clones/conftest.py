@@ -18,10 +18,5 @@ def own_store(qemuvm, tmp_path, monkeypatch):
         monkeypatch.setattr(owner, "_progress", lines.append)
     for name, empty in (("_loaded", {}), ("_failed", set()), ("_unmade", {})):
         monkeypatch.setattr(templates, name, empty)
-    yield SimpleNamespace(store=store, lines=lines, forget=lambda: templates.close())
+    yield SimpleNamespace(store=store, lines=lines, forget=templates.close)
     templates.close()
-
-
-def made(lines):
-    """Return how many live templates were made."""
-    return sum("took" in line for line in lines)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pytest_qemuvm import DiskSpec
+from pytest_qemuvm import DiskSpec, DriverSpec
 from pytest_qemuvm.errors import GuestBootError, GuestCommandError, QemuVMWarning
+from pytest_qemuvm.host.memory import copy_file
 
 
 @pytest.fixture
@@ -19,7 +20,8 @@ def made(own_store):
 
 
 def test_a_setup_is_done_once_and_its_processes_run_on(own_store, template_factory, vm_factory):
-    setup = "echo done >>/root/log; (while :; do sleep 1000; done) </dev/null >/dev/null 2>&1 & echo $! >/root/pid"
+    lasting = "(while :; do sleep 1000; done) </dev/null >/dev/null 2>&1 & echo $! >/root/pid"
+    setup = f"echo done >>/root/log; {lasting}"
     template_factory("db", setup=setup)
     vms = [vm_factory(template="db", disks=[DiskSpec("16M")]) for _ in range(2)]
     assert made(own_store) == 1
@@ -91,9 +93,7 @@ def test_a_save_that_was_touched_is_made_anew(own_store, vm_factory, what):
     vm.run("true")
 
 
-def test_a_template_that_cannot_be_restored_is_made_anew_once(own_store, vm_factory, monkeypatch):
-    from pytest_qemuvm.machine import clones
-
+def test_a_template_that_cannot_be_restored_is_made_anew_once(own_store, vm_factory):
     vm_factory()
     own_store.forget()
     save = own_store.store.all()[0]
@@ -101,7 +101,7 @@ def test_a_template_that_cannot_be_restored_is_made_anew_once(own_store, vm_fact
     with (save.directory / "state").open("wb") as file:
         file.write(b"nonsense" * 100)
         file.flush()
-        digest = clones_digest(save.directory / "state")
+        digest = digest_of(save.directory / "state")
     manifest = json.loads((save.directory / "manifest.json").read_text())
     manifest["digests"]["state"] = digest
     (save.directory / "manifest.json").write_text(json.dumps(manifest))
@@ -109,19 +109,14 @@ def test_a_template_that_cannot_be_restored_is_made_anew_once(own_store, vm_fact
         vm = vm_factory()
     assert (vm.started_as, vm.run("echo well").stdout) == ("clone", "well\n")
     assert made(own_store) == 2
-    assert clones is not None
 
 
-def clones_digest(path):
-    from pytest_qemuvm.host.memory import copy_file
-
+def digest_of(path):
     with path.open("rb") as file:
         return copy_file(file.fileno(), None)
 
 
 def test_what_qemu_cannot_save_is_asked_once(own_store, vm_factory):
-    from pytest_qemuvm import DriverSpec
-
     spec = {"devices": [DriverSpec("nvme", properties={"serial": "x"})]}
     for _ in range(2):
         vm = vm_factory(**spec)
