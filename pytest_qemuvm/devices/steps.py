@@ -121,12 +121,15 @@ class AddSocketChardev:
     fd: str
     logfile: str | None = None
     """A file that QEMU writes everything to as well."""
+    append: bool = False
+    """What the file holds already stays."""
     listening: bool = False
     """The socket listens; QEMU accepts one client at a time, and does not wait for the first."""
 
     def argv(self) -> tuple[str, str]:  # noqa: D102
         listening = ",server=on,wait=off" if self.listening else ""
         log = f",logfile={escaped(self.logfile)}" if self.logfile else ""
+        log += ",logappend=on" if self.append else ""
         return "-chardev", f"socket,id={self.id},fd={{fd:{self.fd}}}{listening}{log}"
 
     def plug(self) -> Command:  # noqa: D102
@@ -134,7 +137,7 @@ class AddSocketChardev:
         if self.listening:
             data["wait"] = False
         if self.logfile:
-            data["logfile"] = self.logfile
+            data |= {"logfile": self.logfile, "logappend": self.append}
         return Command("chardev-add", {"id": self.id, "backend": {"type": "socket", "data": data}})
 
     def unplug(self) -> Command:  # noqa: D102

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ChannelError, GuestCommandError, GuestCommandTimeout, WaitTimeout
-from pytest_qemuvm.guest import wire
+from pytest_qemuvm.guest import waker, wire
 from pytest_qemuvm.guest.channel import ExecResult, Interrupt
 from pytest_qemuvm.guest.port import Late, Port
 from pytest_qemuvm.host.deadline import Deadline
@@ -27,6 +30,23 @@ _KILL_SECONDS = 3.0
 _TRANSFER_SECONDS = 10.0
 """How long sending the output of a command that ended in time may take beyond its deadline."""
 _DEFAULT_DIRECTORY = b"/root"
+_RENEW_SECONDS = 5.0
+"""After how long a clone is asked again; it takes 0.1 s under emulation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a machine has that no other may have too."""
+
+    hostname: str
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """MAC addresses by those that they replace."""
+
+    def words(self) -> list[bytes]:
+        """Return the words of a request that gives it to a guest, with the time as it is now."""
+        waking = waker.message(time.time_ns(), os.urandom(waker.SEED_BYTES))
+        pairs = (f"{old}={new}".lower().encode() for old, new in self.addresses.items())
+        return [wire.encode(self.hostname), secrets.token_hex(16).encode(), waker.for_printf(waking), *pairs]
 
 
 class AgentChannel:
@@ -69,6 +89,34 @@ class AgentChannel:
             port.dirty = True
         with self._port(deadline, "the guest's agent after a restore", only=self._first) as port:
             port.settle(deadline, first=0.0, every=0.1)
+
+    def renew(self, boot: str, identity: Identity, deadline: Deadline) -> None:
+        """Have the guest of a clone begin a life of its own; return when it has.
+
+        ``boot`` is the boot that was saved. That the guest answers shows that it lives. Raises ChannelError
+        where the guest could not do it.
+        """
+        with self._port(deadline, "the guest's agent in a clone", only=self._first) as port:
+            port.adopt(boot)
+            status, error = self._renewed(port, identity, deadline)
+        if status != 0:
+            raise ChannelError(
+                "the guest of a clone could not be given an identity of its own",
+                error.decode(errors="replace") or "its kernel refused the time, or new entropy",
+            )
+
+    @staticmethod
+    def _renewed(port: Port, identity: Identity, deadline: Deadline) -> tuple[int, bytes]:
+        """Ask until there is an answer, and return it; to be asked twice does a guest no harm."""
+        while True:
+            turn = deadline.sooner(_RENEW_SECONDS)
+            try:
+                reply = port.answer(port.ask("renew", identity.words(), None, turn), turn)
+                return reply.status, port.body(reply, turn)[1]
+            except Late:
+                if deadline.expired:
+                    raise
+                port.settle(deadline, first=0.0, every=0.5)
 
     def wait_restarted(self, boot_id: str | None, deadline: Deadline) -> None:
         """Return once the agent of another boot than that one has been heard."""

@@ -51,12 +51,12 @@ class Console:
     looks as if it hung in its boot.
     """
 
-    def __init__(self, loop: LoopThread, sock: socket.socket, alarm: Alarm) -> None:
+    def __init__(self, loop: LoopThread, sock: socket.socket, alarm: Alarm, history: str = "") -> None:
         self._loop = loop
         self._sock = sock
         self._alarm = alarm
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        self._text = ""
+        self._text = history
         self._unfinished = ""
         self._expected_to = 0
         self._changed = threading.Condition()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import GuestUnavailable
+from pytest_qemuvm.guest import waker
 from pytest_qemuvm.guest.cpio import Archive
 from pytest_qemuvm.guest.modules import Module, ModuleTree, modules_alias, modules_dep, without_signature
 
@@ -100,6 +101,7 @@ def build_archive(busybox: Path, release: str, tree: ModuleTree | None) -> bytes
     for path, target in _LINKS.items():
         archive.symlink(path, target)
     archive.file("bin/busybox", busybox.read_bytes(), 0o755)
+    archive.file("lib/qemuvm/waker", waker.program(), 0o755)
     own = script_files()
     for path, data in own:
         archive.file(path, data, 0o755 if data.startswith(b"#!") else 0o644)

@@ -87,6 +87,10 @@ class Port:
                     # What an earlier request left behind; the sync tells where it ends.
                     continue
 
+    def adopt(self, boot: str) -> None:
+        """Take that boot for the one whose agent answers here, though it was never heard."""
+        self._settled(boot)
+
     def await_hello(self, deadline: Deadline) -> None:
         """Return once an agent has opened this port. Raises Late."""
         while True:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-BUILDER = 2
+BUILDER = 3
 """Raised whenever this package builds something else from the same inputs."""
 
 BUILD_SECONDS = 600.0

@@ -13,6 +13,7 @@ import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import QemuVMError
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plan import ImagePlan, MachinePlan
 
     Listing = Mapping[str, Any]
+
+NO_FILES: Mapping[str, int] = MappingProxyType({})
 
 FRESH = ".new"
 """What the name of a session's record ends with until it replaces the old one."""
@@ -139,7 +142,9 @@ class Provisioner:
         """Make an image that nobody has open larger; ``size`` in bytes."""
         grow_image(path, image_format, size)
 
-    def launch(self, plan: MachinePlan, run_dir: Path, stack: ExitStack) -> Provisioned:
+    def launch(
+        self, plan: MachinePlan, run_dir: Path, stack: ExitStack, files: Mapping[str, int] = NO_FILES
+    ) -> Provisioned:
         """Start QEMU with one end of each socket pair; its copies on our side are closed at once."""
         ours: dict[str, socket.socket] = {}
         theirs: dict[str, socket.socket] = {}
@@ -151,7 +156,7 @@ class Provisioner:
                 # QEMU removes it when it ends in order, and cannot when it is killed.
                 stack.callback(Path(plan.monitor).unlink, missing_ok=True)
                 theirs[MONITOR] = listen(Path(plan.monitor))
-                numbers = {name: end.fileno() for name, end in theirs.items()}
+                numbers = {**files, **{name: end.fileno() for name, end in theirs.items()}}
                 argv = (*plan.argv_with(numbers), *self._parting_words())
                 faults = self.faults(plan.name)
                 process = spawn(

@@ -18,11 +18,16 @@ from pytest_qemuvm.host.executables import executables_for
 from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.host.paths import new_session_tag, sessions_root
+from pytest_qemuvm.host.processor import processor_identity
 from pytest_qemuvm.host.provision import Provisioner
+from pytest_qemuvm.host.saves import FORMAT as SAVE_FORMAT
+from pytest_qemuvm.host.saves import SaveStore
 from pytest_qemuvm.machine.books import Books
 from pytest_qemuvm.machine.catalogue import Catalogue
+from pytest_qemuvm.machine.clones import LiveTemplates
 from pytest_qemuvm.machine.faults import SimFaults
 from pytest_qemuvm.machine.library import TemplateLibrary
+from pytest_qemuvm.machine.making import Blueprint
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.recording import Recording
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
@@ -32,7 +37,7 @@ from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.machine.wardens import Run, Wardens
-from pytest_qemuvm.plan import Surroundings, plan_machine
+from pytest_qemuvm.plan import Surroundings
 from pytest_qemuvm.plan.stable import Stable
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
@@ -47,11 +52,11 @@ if TYPE_CHECKING:
     from pytest_qemuvm.coherence import Collector, Rule
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
+    from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
-    from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.suite import Suite
     from pytest_qemuvm.spec.template import TemplateSpec
@@ -133,6 +138,10 @@ class Harness:
             settings.strict,
             (executables.listing, executables.fingerprint, str(cache)),
         )
+        self.live_templates = LiveTemplates(
+            SaveStore(cache), self, self._host_key(), settings.start, progress
+        )
+        """The saved machines that VMs are clones of."""
         self._told = frozenset[str]()
         """What is permitted, as the record says."""
         self._services = Services(
@@ -145,6 +154,7 @@ class Harness:
             run.acting,
             self._wardens,
             Catalogue(executables.listing),
+            self.live_templates,
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
@@ -287,8 +297,19 @@ class Harness:
         """
         return self.make_vm(name, spec, self._library.get(spec.template), owner)
 
-    def make_vm(self, name: str | None, spec: VMSpec, template: Template, owner: str) -> VM:
-        """Do what ``create`` does, from a template that need not be known by name."""
+    def make_vm(
+        self,
+        name: str | None,
+        spec: VMSpec,
+        template: Template,
+        owner: str,
+        *,
+        memory: MemoryFile | None = None,
+    ) -> VM:
+        """Do what ``create`` does, from a template that need not be known by name.
+
+        With ``memory`` the VM's memory is in that file, and it is made to be saved.
+        """
         if name is not None:
             checked_name(name, "VM")
         with self._lock:
@@ -305,8 +326,11 @@ class Harness:
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
-                plan = self._plan(name, planned, owner)
-                vm = VM(name, spec, plan, self._services, template.setups, images)
+                blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory))
+                vm = VM(name, spec, blueprint, self._services, images, memory)
+                if self._recording and memory is None:
+                    system = f"qemu-system-{blueprint.world.arch.system}"
+                    self.recordings.append(Recording(owner, vm.plan, system))
                 with self._lock:
                     self._vms[name] = vm
         except BaseException:
@@ -315,10 +339,19 @@ class Harness:
             raise
         return vm
 
-    def _plan(self, name: str, spec: VMSpec, owner: str) -> MachinePlan:
+    def _host_key(self) -> dict[str, Any]:
+        """Return what of this host and its QEMU shapes a saved machine; nothing in dry-run."""
+        binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
+        if self.mode == "dry-run" or binary is None or accelerator is None:
+            return {}
+        # What a guest under KVM has seen of the processor, it must find again.
+        processor = processor_identity() if accelerator.name == "kvm" else ""
+        return {"qemu": binary.fingerprint, "processor": processor, "format": SAVE_FORMAT}
+
+    def _world(self, name: str, spec: VMSpec, memory: MemoryFile | None) -> Surroundings:
         binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
         arch = ARCHITECTURES["x86_64"]
-        world = Surroundings(
+        return Surroundings(
             name=name,
             tag=self.tag,
             run_dir=str(self.root / name),
@@ -328,11 +361,8 @@ class Harness:
             cpu_model=accelerator.cpu_model if accelerator else "max",
             boot=self._guests.boot(spec),
             monitor=str(self._services.socket_path("qmp")),
+            memory="own" if memory is None else "saved",
         )
-        plan = plan_machine(spec, world)
-        if self._recording:
-            self.recordings.append(Recording(owner, plan, f"qemu-system-{arch.system}"))
-        return plan
 
     def record(self) -> None:
         """Keep the plans of all VMs from now on, and what comes of them."""
@@ -374,13 +404,14 @@ class Harness:
         self._chosen_names.append(name)
         return name
 
-    def vm_started(self, vm: Lifecycle) -> None:
+    def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
         with self._lock:
             self.used_by.add(self._owners[vm.name])
             # pytest's own word for what it is doing; it names the phase behind the test.
             self._started_by[vm.name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-        recording = next((each for each in self.recordings if each.plan is vm.plan), None)
+        plans = (vm.plan, vm.plan.booting)
+        recording = next((each for each in self.recordings if any(each.plan is one for one in plans)), None)
         if recording is not None and vm.live is not None:
             recording.begin(vm.live.qmp)
         if self.settings.coherence != "off":
@@ -399,7 +430,7 @@ class Harness:
         if self._wardens.run.permitted() != self._told:
             self._publish()
 
-    def vm_deleted(self, vm: Lifecycle) -> None:
+    def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone; its name is free."""
         self.observer.note_deleted(vm)
         with self._lock:
@@ -428,6 +459,7 @@ class Harness:
                 step()
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
+        self.live_templates.close()
         self._loop.close()
         self._audit.close()
         self._provisioner.close()

@@ -224,6 +224,10 @@ class HotPlug:
             waits.for_file(channel, SETTLED, deadline)
             self._settled = channel.boot_id
 
+    def settled(self, boot: str) -> None:
+        """Note that the guest of that boot is ready for plugs: it was when it was saved."""
+        self._settled = boot
+
     def _execute(self, command: Command, deadline: Deadline) -> None:
         """Tell QEMU; what it does not know is told with what it knows."""
         try:

@@ -136,7 +136,8 @@ class TemplateLibrary:
 
     def _prepare(self, template: Template, setup: Callable[[Any], None]) -> None:
         """Run a setup in a VM whose overlay then becomes the template's image."""
-        spec = VMSpec().with_keywords(template.keywords, template.name)
+        # Its overlay becomes an image of its own, so it must not rest on what a clone's disks rest on.
+        spec = VMSpec().with_keywords({**template.keywords, "start": "cold"}, template.name)
         path = self._directory / f"{template.name}.qcow2"
         vm = self._session.make_vm(f"setup-{template.name}"[:63], spec, template, f"template {template.name}")
         try:

@@ -1,216 +1,22 @@
-"""The life of a VM: started, stopped, observed; and a record that says what the harness believes."""
+"""The life of a VM: started, stopped, deleted, one change at a time."""
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import AlreadyRunning, NotRunning, QmpDisconnected, VMStateError
+from pytest_qemuvm.errors import AlreadyRunning, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.machine.hotplug import HotPlug
-from pytest_qemuvm.machine.live import Live, StopStep
-from pytest_qemuvm.machine.record import Recorder
-from pytest_qemuvm.machine.uses import LAUNCH, Uses
+from pytest_qemuvm.machine.starting import Starting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from pytest_qemuvm.devices.place import Image
-    from pytest_qemuvm.guest.console import Console
-    from pytest_qemuvm.machine.record import VMRecord
-    from pytest_qemuvm.machine.services import Services
-    from pytest_qemuvm.plan import MachinePlan, PlannedNic
-    from pytest_qemuvm.qmp import Qmp
-    from pytest_qemuvm.spec.vm import VMSpec
+    from collections.abc import Iterator
 
 STOP_SECONDS = 20.0
 
 
-class Lifecycle:
-    """What a VM is and how it comes and goes.
-
-    ``state`` is observed each time it is asked for; ``record`` is what the harness believes.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        spec: VMSpec,
-        plan: MachinePlan,
-        services: Services,
-        setups: Sequence[Callable[[Any], object]] = (),
-        images: Sequence[Image] = (),
-    ) -> None:
-        self.name = name
-        self.spec = spec
-        self._recorder = Recorder(name)
-        self.stopped_by: StopStep | None = None
-        """What ended the last run: ``powerdown``, ``quit``, ``term`` or ``kill``."""
-        self._plan = plan
-        self._services = services
-        self._setups = setups
-        self._images = images
-        self._uses = Uses(name, services.provisioner.sources)
-        self._run_dir = services.root / name
-        self._live: Live | None = None
-        self._last: Live | None = None
-        self._prepared = ExitStack()
-        self._is_prepared = False
-        self._is_deleted = False
-        self._earlier_panic: str | None = None
-        self._changing = threading.Lock()
-        self._looking = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<VM {self.name!r}: {self.spec}; recorded {self._recorder.record.state}>"
-
-    # What it is
-
-    @property
-    def record(self) -> VMRecord:
-        """What the harness believes; an end that came in order has been noted in it."""
-        with self._looking:
-            if self._changing.acquire(blocking=False):
-                try:
-                    self._settle()
-                finally:
-                    self._changing.release()
-        return self._recorder.record
-
-    @property
-    def plan(self) -> MachinePlan:
-        """What was decided before anything was done."""
-        return self._plan
-
-    @property
-    def argv(self) -> tuple[str, ...]:
-        """QEMU's command line: as started, or as planned where it was not."""
-        return self._last.process.argv if self._last else self._plan.argv
-
-    @property
-    def run_dir(self) -> Path:
-        """The VM's own directory: its log, the console's log, its disks."""
-        return self._run_dir
-
-    @property
-    def monitor_path(self) -> Path:
-        """The unix socket of its second monitor, for other processes; it exists while the VM runs."""
-        return Path(self._plan.monitor)
-
-    @property
-    def nics(self) -> tuple[PlannedNic, ...]:
-        """Its network interfaces; ``.mac`` is the address of each."""
-        return self._plan.nics
-
-    @property
-    def state(self) -> str:
-        """The state as observed now.
-
-        ``stopped``, ``running``, ``paused``, or what else QEMU says: ``io-error``, ``guest-panicked``,
-        ``shutdown``.
-        """
-        live = self._live
-        if live is None or not live.alive:
-            return "stopped"
-        try:
-            status = live.qmp.execute("query-status")["status"]
-        except QmpDisconnected:
-            return "stopped"
-        if status == "guest-panicked":
-            live.panic_seen = True
-        return "paused" if status == "prelaunch" else str(status)
-
-    @property
-    def pid(self) -> int | None:
-        """QEMU's process id, or None when it does not run."""
-        live = self._live
-        return live.process.pid if live is not None and live.alive else None
-
-    @property
-    def identity(self) -> tuple[int, float] | None:
-        """(pid, start time in seconds since the epoch): unlike a pid it never names another process."""
-        live = self._live
-        return live.process.identity if live is not None and live.alive else None
-
-    @property
-    def qmp(self) -> Qmp:
-        """The monitor. Raises NotRunning where the VM was never started or was stopped.
-
-        Of a QEMU that ended by itself or was killed from outside, the monitor says so: QmpDisconnected, with
-        exit status and log.
-        """
-        # Not only while it lives: else a test would see one error or the other, by who is faster.
-        return self._live.tests_qmp if self._live is not None else self._running().tests_qmp
-
-    @property
-    def monitor(self) -> Qmp:
-        """The harness's own face of the monitor; for the harness. Raises as ``qmp`` does."""
-        return self._live.qmp if self._live is not None else self._running().qmp
-
-    @property
-    def console(self) -> Console:
-        """The serial console of this run, or of the last one.
-
-        Raises NotRunning before the first start, and NotSupportedInDryRun where a guest would write to it.
-        """
-        if self._last is None:
-            raise NotRunning(f"VM {self.name!r} has never been started")
-        self.require_guest(f"console of VM {self.name!r}")
-        return self._last.console
-
-    @property
-    def console_log(self) -> Console | None:
-        """The console of this run or of the last one, whatever it is worth; for reports."""
-        return self._last.console if self._last is not None else None
-
-    def require_guest(self, what: str) -> None:
-        """Raise NotSupportedInDryRun where nothing runs in the machine, and in a real one something would."""
-        if self._plan.boot != "none":
-            self._services.provisioner.executables.require_guest(what)
-
-    @property
-    def log(self) -> str:
-        """The end of what QEMU wrote to its log in this run or the last one."""
-        return self._last.process.log_tail() if self._last else ""
-
-    @property
-    def has_guest(self) -> bool:
-        """True while there is a guest to be asked; for the harness."""
-        return self._live is not None and self._live.channel is not None
-
-    @property
-    def live(self) -> Live | None:
-        """What exists while it runs; for the harness."""
-        return self._live
-
-    @property
-    def is_changing(self) -> bool:
-        """True while somebody changes its state, or what is plugged into it."""
-        live = self._live
-        return self._changing.locked() or (live is not None and live.hotplug.busy)
-
-    @property
-    def unseen_panic(self) -> str | None:
-        """The console's end, where its guest panicked, in this run or an earlier one, and nobody looked."""
-        return self._earlier_panic or (self._last.unseen_panic if self._last is not None else None)
-
-    def reconcile(self) -> None:
-        """Make the record say what is the case, whoever falsified it."""
-        with self._change("reconcile"):
-            self._earlier_panic = None
-            if self._live is not None and self._live.alive:
-                self._recorder.switched(self._live, "paused" if self.state == "paused" else "running")
-            else:
-                self._reap()
-                self._recorder.stopped()
-
-    def transcript(self) -> list[str]:
-        """Return the last QMP exchanges of this run or the last one, one line each."""
-        return self._last.qmp.transcript() if self._last else []
-
-    # Its life
+class Lifecycle(Starting):
+    """How a VM comes and goes."""
 
     def start(self) -> None:
         """Start it and wait until it is ready: the monitor answers and, where there is a guest, the guest.
@@ -229,38 +35,6 @@ class Lifecycle:
                         "use restart() or delete()",
                     )
             self._start()
-
-    def _start(self) -> None:
-        self._reap()
-        self._earlier_panic = self.unseen_panic
-        services = self._services
-        deadline = Deadline.after(self.spec.boot_timeout)
-        if not self._is_prepared:
-            self._uses.begin(LAUNCH, self._images)
-            with ExitStack() as stack:
-                services.provisioner.prepare(self._plan, self._run_dir, stack)
-                self._prepared = stack.pop_all()
-            self._is_prepared = True
-        self.stopped_by = None
-        warden = services.wardens.of(self.name)
-        warden.devices = services.catalogue.devices
-        live = Live.launch(self._plan, services.provisioner, services.loop, self._run_dir, warden)
-        live.on_close(self._uses.end_plugged)
-        live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
-        self._live = self._last = live
-        self._recorder.started(live)
-        services.registry.vm_started(self)
-        try:
-            live.await_guest(deadline)
-            self._set_up()
-        except BaseException:
-            self._end(live, "quit")
-            raise
-
-    def _set_up(self) -> None:
-        """Do what the template wants done after each boot: nothing of it would have outlived the last one."""
-        for setup in self._setups:
-            setup(self)
 
     def stop(self, *, graceful: bool = True) -> None:
         """Stop it: ask the guest to power down, then QEMU to quit, then SIGTERM, then SIGKILL.
@@ -339,6 +113,16 @@ class Lifecycle:
 
     # How it keeps itself in order
 
+    def reconcile(self) -> None:
+        """Make the record say what is the case, whoever falsified it."""
+        with self._change("reconcile"):
+            self._earlier_panic = None
+            if self._live is not None and self._live.alive:
+                self._recorder.switched(self._live, "paused" if self.state == "paused" else "running")
+            else:
+                self._reap()
+                self._recorder.stopped()
+
     @contextmanager
     def _change(self, what: str, patience: float = 0.0) -> Iterator[None]:
         """Hold the right to change the VM's state.
@@ -359,41 +143,6 @@ class Lifecycle:
             yield
         finally:
             self._changing.release()
-
-    def _settle(self) -> None:
-        """Take note of what came in order: the guest switched itself off, or a test sent quit, stop, cont."""
-        live = self._live
-        if live is None:
-            return
-        if live.alive:
-            self._recorder.follow(live)
-        elif live.ended_in_order():
-            self.stopped_by = live.stopped_by or "quit"
-            self._reap()
-            self._recorder.stopped()
-
-    def _running(self) -> Live:
-        live = self._live
-        if live is None or not live.alive:
-            if live is not None:
-                how = f"QEMU ended with status {live.process.status()}\n{live.process.log_tail()}".rstrip()
-            else:
-                how = f"stopped by {self.stopped_by}" if self.stopped_by else ""
-            raise NotRunning(f"VM {self.name!r} is not running", how)
-        return live
-
-    def _end(self, live: Live, first: StopStep) -> None:
-        """Stop QEMU beginning at that step, and let go of all that belonged to the run."""
-        try:
-            self.stopped_by = live.stop(first)
-        finally:
-            self._reap()
-            self._recorder.stopped()
-
-    def _reap(self) -> None:
-        live, self._live = self._live, None
-        if live is not None:
-            live.close()
 
     def _switch(self, command: str, event: str, before: str, after: str) -> None:
         live = self._running()

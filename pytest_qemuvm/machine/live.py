@@ -21,17 +21,18 @@ from pytest_qemuvm.errors import (
 from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
+from pytest_qemuvm.host.provision import NO_FILES
 from pytest_qemuvm.machine.interrupt import Interrupt
 from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
     from pytest_qemuvm.errors import QemuVMError
-    from pytest_qemuvm.guest.agent import AgentChannel
+    from pytest_qemuvm.guest.agent import AgentChannel, Identity
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.process import QemuProcess
     from pytest_qemuvm.host.provision import Provisioner
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 20.0
 """From launch to QMP's greeting: 20 ms on an idle machine."""
+
+WAKE_SECONDS = 30.0
+"""How long a clone's guest may take until it has answered: 0.1 s under emulation."""
 
 POWER_BUTTON_SECONDS = 1.0
 """From one press of the power button to the next."""
@@ -91,13 +95,17 @@ class Live:
         loop: LoopThread,
         run_dir: Path,
         warden: Warden,
+        files: Mapping[str, int] = NO_FILES,
+        history: str = "",
     ) -> Live:
         """Start QEMU and shake hands with it; the ``warden`` judges what tests will send to it.
+
+        ``files`` are descriptors that it inherits; ``history`` is what its console said in an earlier life.
 
         Raises LaunchError, with the command line, the exit status and the log, when it ends or says nothing.
         """
         with ExitStack() as stack:
-            provisioned = provisioner.launch(plan, run_dir, stack)
+            provisioned = provisioner.launch(plan, run_dir, stack, files)
             process = provisioned.process
             live = cls(plan, process, stack)
             live.fails = provisioned.fails
@@ -106,7 +114,7 @@ class Live:
             stack.callback(live.interrupt.close)
             watch = loop.watch(process.fileno(), live._on_death)
             stack.callback(watch.cancel)
-            live.console = Console(loop, provisioned.sockets["console"], live.interrupt)
+            live.console = Console(loop, provisioned.sockets["console"], live.interrupt, history)
             stack.callback(live.console.close)
             live.tests_qmp = Qmp(loop, provisioned.sockets["qmp"], death=process, warden=warden)
             live.qmp = live.tests_qmp.for_harness()
@@ -158,6 +166,21 @@ class Live:
             raise self._boot_error(
                 f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}",
                 "the whole console is kept under --qemu-artifacts",
+                deadline,
+            ) from error
+        self._is_up()
+
+    def await_clone(self, boot_id: str, identity: Identity) -> None:
+        """Wait until the guest of a clone, whose state has been loaded, answers. Raises GuestBootError."""
+        deadline = Deadline.after(WAKE_SECONDS)
+        assert self.channel is not None
+        try:
+            self.qmp.execute("cont")
+            self.channel.renew(boot_id, identity, deadline)
+        except (WaitTimeout, VMStateError, QmpDisconnected) as error:
+            raise self._boot_error(
+                f"the guest of the clone {self.plan.name!r} did not come up: {error.brief}",
+                "start='cold' boots it instead",
                 deadline,
             ) from error
         self._is_up()

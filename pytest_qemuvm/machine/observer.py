@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.coherence import Collector, Graph, Rule
     from pytest_qemuvm.coherence.facts import VMEntry
     from pytest_qemuvm.machine.books import Books
-    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.vm import VM
 
 
@@ -105,13 +105,13 @@ class Observer:
 
     # What the harness uses
 
-    def note_start(self, vm: Lifecycle) -> None:
+    def note_start(self, vm: Observed) -> None:
         """Take down what a VM has from its start. A QEMU that does not answer now fails its start anyway."""
         graph = self._graph(vm)
         if graph is not None:
             self._at_start[vm.name] = self._at_begin[vm.name] = vm.record.starts, graph
 
-    def note_deleted(self, vm: Lifecycle) -> None:
+    def note_deleted(self, vm: Observed) -> None:
         """Forget a VM."""
         self._at_start.pop(vm.name, None)
         self._at_begin.pop(vm.name, None)
@@ -229,7 +229,7 @@ class Observer:
             processes=books.own_processes(),
         )
 
-    def _graph(self, vm: Lifecycle) -> Graph | None:
+    def _graph(self, vm: Observed) -> Graph | None:
         live = vm.live
         if live is None or not live.alive or live.fails:
             return None

@@ -14,17 +14,18 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.catalogue import Catalogue
-    from pytest_qemuvm.machine.lifecycle import Lifecycle
+    from pytest_qemuvm.machine.clones import LiveTemplates
+    from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.wardens import Wardens
 
 
 class Registry(Protocol):
     """Who is told what becomes of a VM."""
 
-    def vm_started(self, vm: Lifecycle) -> None:
+    def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
 
-    def vm_deleted(self, vm: Lifecycle) -> None:
+    def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone and its name is free."""
 
 
@@ -46,6 +47,8 @@ class Services:
     """Who judges what is sent to the VMs' monitors."""
     catalogue: Catalogue
     """What is known of QEMU's devices."""
+    live_templates: LiveTemplates
+    """What VMs are clones of."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self, kind: str = "serial") -> Path:

@@ -1,6 +1,6 @@
 """From a spec to everything that a launch needs, decided before anything is done. No effects."""
 
 from pytest_qemuvm.plan.machine import plan_machine
-from pytest_qemuvm.plan.model import MONITOR, ImagePlan, MachinePlan, PlannedNic, Surroundings
+from pytest_qemuvm.plan.model import MONITOR, RAM, ImagePlan, MachinePlan, PlannedNic, Surroundings
 
-__all__ = ["MONITOR", "ImagePlan", "MachinePlan", "PlannedNic", "Surroundings", "plan_machine"]
+__all__ = ["MONITOR", "RAM", "ImagePlan", "MachinePlan", "PlannedNic", "Surroundings", "plan_machine"]

@@ -9,7 +9,7 @@ from pytest_qemuvm.arch import machine_type
 from pytest_qemuvm.devices.steps import AddObject, AddSocketChardev, escaped
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.layout import lay_out
-from pytest_qemuvm.plan.model import MONITOR, MachinePlan
+from pytest_qemuvm.plan.model import MONITOR, RAM, MachinePlan
 from pytest_qemuvm.spec.sizes import GIB, MIB
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 _process(world),
                 _processor(spec, machine, world),
                 _boot(spec, machine, world, firmware[0] if firmware else None),
-                _channels(console_log),
+                _memory(spec, world),
+                _channels(console_log, appended=world.memory == "clone"),
                 _guests_hands() if plays_guest else (),
                 chain.from_iterable(fragment.argv() for fragment in fragments),
                 spec.args,
@@ -83,6 +84,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         display=any(fragment.kind == "display" for fragment in layout.built_in),
         boot=boot,
         guest=boot == "kernel",
+        memory=world.memory,
     )
 
 
@@ -98,7 +100,8 @@ def _process(world: Surroundings) -> Iterator[str]:
 
 
 def _processor(spec: VMSpec, machine: Machine, world: Surroundings) -> Iterator[str]:
-    yield from ("-machine", machine.options)
+    backend = "" if world.memory == "own" else f",memory-backend={RAM}"
+    yield from ("-machine", machine.options + backend)
     accelerator = f"tcg,tb-size={TB_SIZE}" if world.accelerator == "tcg" else world.accelerator
     yield from ("-accel", accelerator, "-cpu", world.cpu_model)
     yield from ("-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, LEAST_MAX_CPUS)}")
@@ -125,7 +128,21 @@ def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | N
     yield from ("-fw_cfg", f"name=opt/qemuvm/hostname,string={escaped(world.name)}")
 
 
-def _channels(console_log: str) -> Iterator[str]:
+def _memory(spec: VMSpec, world: Surroundings) -> Iterator[str]:
+    """Yield where the memory is, unless it is QEMU's own; a clone waits for its state, and to be let go."""
+    if world.memory == "own":
+        return
+    properties = {
+        "size": spec.bytes,
+        "mem-path": f"/proc/self/fd/{{fd:{RAM}}}",
+        "share": world.memory == "saved",
+    }
+    yield from AddObject("memory-backend-file", RAM, properties).argv()
+    if world.memory == "clone":
+        yield from ("-incoming", "defer", "-S")
+
+
+def _channels(console_log: str, *, appended: bool) -> Iterator[str]:
     """Yield both monitors and the serial console, all on sockets that the harness already holds.
 
     A monitor has one client. The harness stays connected to the first, so others have one of their own.
@@ -134,7 +151,7 @@ def _channels(console_log: str) -> Iterator[str]:
     yield from ("-mon", "chardev=qmp,mode=control")
     yield from AddSocketChardev("qmp2", MONITOR, listening=True).argv()
     yield from ("-mon", "chardev=qmp2,mode=control")
-    yield from AddSocketChardev("console", "console", logfile=console_log).argv()
+    yield from AddSocketChardev("console", "console", logfile=console_log, append=appended).argv()
     yield from ("-serial", "chardev:console")
 
 

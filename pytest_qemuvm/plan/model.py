@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.vm import Boot
 
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(,server=on,wait=off)?(.*)")
+
+Memory = Literal["own", "saved", "clone"]
+"""Where a machine's memory is: its own; in a file that is to become a live template's; or a private,
+copy-on-write view of a live template's, into which its state is loaded."""
+
+RAM = "ram"
+"""The name of the descriptor of the file that holds a live template's memory."""
 
 MONITOR = "monitor"
 """The name of the descriptor on which QEMU listens for clients of its second monitor."""
@@ -44,6 +51,7 @@ class Surroundings:
     """What the built-in guest boots; None for a machine without it."""
     sandbox: bool = True
     """Whether QEMU can confine itself by seccomp."""
+    memory: Memory = "own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,10 @@ class MachinePlan:
     """What its processor runs first."""
     guest: bool
     """Whether a guest is to come up that answers on the agent's ports."""
+    memory: Memory = "own"
+    """Where its memory is; a clone loads its state before it runs."""
+    booting: MachinePlan | None = None
+    """Of a clone: the plan by which the same machine boots, when it is started again."""
 
     def argv_with(self, descriptors: Mapping[str, int]) -> tuple[str, ...]:
         """Return the command line with the descriptors' numbers in place."""
@@ -140,10 +152,11 @@ class MachinePlan:
     def standalone_argv(self) -> tuple[str, ...]:
         """Return a command line that can be pasted into a shell, where nobody holds the sockets' other ends.
 
-        The monitor is on the terminal; what would go to the harness goes nowhere, and into its log file.
+        The monitor is on the terminal; what would go to the harness goes nowhere, and into its log file. What
+        was a clone boots there.
         """
         words = []
-        for word in self.argv:
+        for word in (self.booting or self).argv:
             chardev = _CHARDEV_ON_FD.fullmatch(word)
             if chardev is None:
                 words.append(word)

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plugin.plans import AssertPlan
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DiskFormat
-    from pytest_qemuvm.spec.vm import VMSpec
+    from pytest_qemuvm.spec.vm import Start, VMSpec
 
 
 class VMFactory(Protocol):
     """What ``vm_factory`` gives: call it for a VM, as often as you like."""
 
-    def __call__(self, name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
+    def __call__(self, name: str | None = None, *, start: bool | Start = True, **spec: Any) -> VM:
         """Return a new VM, started unless told otherwise; it is deleted when the fixture's scope ends.
+
+        ``start`` may say how: ``"clone"``, ``"cold"`` or ``"auto"``.
 
         A relative path of ``image`` starts from the rootdir.
         """
@@ -215,7 +217,9 @@ def _factory(
     common = keywords_from(base, marks, "the fixture vm_spec")
     owner = owner_of(node)
 
-    def make(name: str | None = None, *, start: bool = True, **spec: Any) -> VM:
+    def make(name: str | None = None, *, start: bool | Start = True, **spec: Any) -> VM:
+        if not isinstance(start, bool):
+            spec["start"] = start
         keywords = from_root(laid_over(common, spec), root)
         made = harness.create(name, harness.spec_for(name, keywords, "vm_factory"), owner)
         if start:

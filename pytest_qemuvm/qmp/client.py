@@ -260,7 +260,19 @@ class Qmp:
         ``execute`` does.
         """
         self._session.loop.refuse_own_thread()
-        return hand_over(self, self._session, fd, fdset_id, opaque, self._session.deadline(timeout))
+        given = {"fdset-id": fdset_id, "opaque": opaque}
+        arguments = {name: value for name, value in given.items() if value is not None}
+        answer = hand_over(self, self._session, fd, "add-fd", arguments, self._session.deadline(timeout))
+        return int(answer["fdset-id"])
+
+    def name_fd(self, name: str, fd: int | HasFileno, *, timeout: Timeout = None) -> None:
+        """Hand QEMU a duplicate of an open descriptor under a name, as ``migrate`` takes it: ``fd:<name>``.
+
+        ``fd`` stays the caller's; QEMU's lasts until it is used, or ``closefd``. Raises as ``add_fd`` does.
+        """
+        self._session.loop.refuse_own_thread()
+        deadline = self._session.deadline(timeout)
+        hand_over(self, self._session, fd, "getfd", {"fdname": name}, deadline, own=self._own)
 
     def job(
         self,

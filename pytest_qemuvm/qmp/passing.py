@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_qemuvm.errors import CommandError, QmpTimeout, SpecError
 from pytest_qemuvm.qmp.outbox import Descriptors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.client import Qmp
     from pytest_qemuvm.qmp.session import Session
@@ -37,17 +39,17 @@ def hand_over(
     qmp: Qmp,
     session: Session,
     fd: int | HasFileno,
-    fdset_id: int | None,
-    opaque: str | None,
+    command: str,
+    arguments: Mapping[str, Any],
     deadline: Deadline,
-) -> int:
-    """Hand over a descriptor and return the id of its set; see ``Qmp.add_fd``."""
+    *,
+    own: bool = False,
+) -> Any:
+    """Hand over a descriptor by a command, ``add-fd`` or ``getfd``, and return what QEMU says to it."""
     try:
         passed = Descriptors([fd if isinstance(fd, int) else fd.fileno()])
     except (OSError, ValueError, OverflowError) as error:
         raise SpecError(f"{fd!r} is no descriptor that is open", str(error)) from error
-    given = {"fdset-id": fdset_id, "opaque": opaque}
-    arguments = {name: value for name, value in given.items() if value is not None}
     turns = session.turns
     taken: list[bool] = []
     try:
@@ -63,14 +65,14 @@ def hand_over(
             # QEMU answers in order: with this answer the one that nobody saw has been given as well.
             qmp.inspect([("query-version", {})], deadline)
         turns.unanswered = True
-        call = session.perform("add-fd", arguments, allow_dangerous=False, descriptors=passed)
+        call = session.perform(command, arguments, own=own, descriptors=passed)
         try:
             answer = qmp.answer(call, deadline)
         except CommandError:
             turns.unanswered = False
             raise
         turns.unanswered = False
-        return int(answer["fdset-id"])
+        return answer
     finally:
         if taken == [True]:
             turns.lock.release()

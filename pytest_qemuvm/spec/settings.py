@@ -49,6 +49,9 @@ OPTIONS = (
     Option("binary", "the QEMU system emulator: a path, or a name on PATH", metavar="PATH"),
     Option("kernel", "a kernel image for the built-in guest", metavar="PATH"),
     Option("config", "names VMs, templates and disks (default: qemuvm.yaml in the rootdir)", metavar="FILE"),
+    Option(
+        "start", "how VMs start: as clones where they can (default), or as said", ("auto", "clone", "cold")
+    ),
     Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
     Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
     Option(
@@ -84,6 +87,7 @@ class Settings(NamedTuple):
     binary: str | None
     kernel: str | None
     config: str | None
+    start: Literal["auto", "clone", "cold"]
     image: str | None
     image_format: Literal["qcow2", "raw"] | None
     coherence: Literal["error", "warn", "off"]
@@ -130,6 +134,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         binary=_text(levels, "binary"),
         kernel=_text(levels, "kernel"),
         config=_text(levels, "config"),
+        start=_word(levels, "start", "auto"),
         image=_text(levels, "image"),
         image_format=_word(levels, "image-format", None),
         coherence=_word(levels, "coherence", "error"),

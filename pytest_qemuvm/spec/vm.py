@@ -31,6 +31,9 @@ NEEDS = ("real", "guest", "kvm", "net-admin", "simulator")
 Boot = Literal["kernel", "disk", "none"]
 """What a machine runs: the built-in guest's kernel, what its first disk holds, or nothing."""
 
+Start = Literal["auto", "clone", "cold"]
+"""How a machine comes up: as a clone where it can be one, as a clone or not at all, or by booting."""
+
 MOST_CPUS = 64
 
 
@@ -144,6 +147,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "image": _image,
     "format": _one_of(DiskFormat, "disk format"),
     "boot": _one_of(Boot, "way to boot"),
+    "start": _one_of(Start, "way to start"),
 }
 
 
@@ -191,6 +195,9 @@ class VMSpec:
     boot: Boot | None = None
     """``"kernel"``, ``"disk"`` or ``"none"``; None is what the template does: ``tiny`` boots its kernel,
     ``bare`` the image, if it has one."""
+    start: Start | None = None
+    """``"clone"``: from the saved memory of a machine like it, which is made once; ``"cold"``: by booting;
+    ``"auto"``: as a clone where that can be. None is what ``--qemu-start`` says."""
     said: frozenset[str] = field(init=False, repr=False, compare=False)
     """The keys that were given, also where they were given their default's value."""
 
