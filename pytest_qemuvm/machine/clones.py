@@ -149,7 +149,7 @@ class LiveTemplates:
         loaded = self._obtain(key, blueprint)
         plan = plan_machine(blueprint.spec, replace(blueprint.world, memory="clone"))
         images = tuple(_over(image, loaded.save, index) for index, image in enumerate(plan.images))
-        return Clone(key, replace(plan, images=images, booting=blueprint.plan()), loaded)
+        return Clone(key, replace(plan, images=images), loaded)
 
     def _obtain(self, key: str, blueprint: Blueprint) -> LoadedSave:
         """Return a save in memory: as it was, from the cache, or made now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,7 @@ class Starting(Observed):
 
     def _wake(self, clone: Clone) -> None:
         """Start it with the memory of a live template, in which setups have been done."""
-        self._plan = clone.plan
+        self._plan = replace(clone.plan, booting=self._plan.booting or self._plan)
         self._prepare()
         save = clone.save
         # What the console said before is the beginning of what it says.
