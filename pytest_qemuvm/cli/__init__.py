@@ -12,14 +12,14 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 from pytest_qemuvm import __version__
-from pytest_qemuvm.cli import doctor, gc, ps, qmp, setup
+from pytest_qemuvm.cli import doctor, gc, ps, qmp, setup, templates
 from pytest_qemuvm.cli.output import complain, print_error
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_COMMANDS = (doctor, setup, ps, gc, qmp)
+_COMMANDS = (doctor, setup, ps, gc, templates, qmp)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ _READ = bytes.fromhex("31c0 31ff 4889e6 ba") + _LENGTH + bytes.fromhex("0f05")  
 _COMPARE = b"\x3d" + _LENGTH
 # What fails leaves its mark in ebx.
 _SET_CLOCK = bytes.fromhex("b8e3000000 31ff 4889e6 0f05 89c3")  # clock_settime(CLOCK_REALTIME, rsp)
-# ioctl(3, RNDADDENTROPY, rsp + 16)
+# That one is ioctl(3, RNDADDENTROPY, rsp + 16).
 _ADD_ENTROPY = bytes.fromhex("b810000000 bf03000000 be03520840 488d542410 0f05 09c3")
 _RESEED = bytes.fromhex("b810000000 bf03000000 be07520000 31d2 0f05 09c3")  # ioctl(3, RNDRESEEDCRNG)
 _ACT = _SET_CLOCK + _ADD_ENTROPY + _RESEED

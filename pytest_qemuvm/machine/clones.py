@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.vm import Start
 
+CLONE = "clone"
 KEPT_LOADED = 4
 """How many saves stay in memory, each with what its guest had written there: some 100 MiB."""
 
@@ -54,7 +55,7 @@ class LiveTemplates:
     ) -> None:
         self.store = store
         self.starts: Counter[str] = Counter()
-        """How VMs came up for the first time: ``clone``, or why one booted."""
+        """How VMs with a guest came up for the first time: ``clone``, or why one booted."""
         self._maker = Maker(store, session, progress)
         self._host = dict(host)
         """What of the host shapes a saved machine; empty where none can be."""
@@ -62,6 +63,9 @@ class LiveTemplates:
         self._progress = progress
         self._loaded: dict[str, LoadedSave] = {}
         self._failed: set[str] = set()
+        """Of which a clone did not come up; each is made anew once."""
+        self._unmade: dict[str, str] = {}
+        """What could not be made, and why; it is not tried again."""
         self._lock = threading.RLock()
 
     def clone_for(self, vm: Observed) -> Clone | None:
@@ -81,8 +85,15 @@ class LiveTemplates:
                     f"VM {vm.name!r} cannot be a clone: {refused}", hint="start='auto' boots it then"
                 ) from refused
         with self._lock:
-            self.starts[vm.cold_because or "clone"] += 1
+            if vm.plan.boot != "none":
+                self.starts[vm.cold_because or CLONE] += 1
         return clone
+
+    def take_starts(self) -> Counter[str]:
+        """Return how VMs came up since this was asked last: ``clone``, or why one booted."""
+        with self._lock:
+            starts, self.starts = self.starts, Counter()
+        return starts
 
     def again(self, vm: Observed, clone: Clone, error: QemuVMError) -> Clone:
         """Return another clone for a VM whose first did not come up: of a template made anew, but only once.
@@ -152,12 +163,14 @@ class LiveTemplates:
             return loaded
 
     def _load(self, key: str, blueprint: Blueprint) -> LoadedSave:
+        if key in self._unmade:
+            raise Refused(self._unmade[key])
         save = self.store.find(key)
         if save is None:
             with self.store.turn(key, self._waiting):
                 save = self.store.find(key)
                 if save is None:
-                    return self._maker.make(key, blueprint)
+                    return self._make(key, blueprint)
         if save.manifest.refused is not None:
             raise Refused(save.manifest.refused)
         try:
@@ -165,7 +178,18 @@ class LiveTemplates:
         except SaveDamaged as error:
             warnings.warn(QemuVMWarning(f"{error.brief}; it is made anew"), stacklevel=2)
             with self.store.turn(key, self._waiting):
-                return self._maker.make(key, blueprint)
+                return self._make(key, blueprint)
+
+    def _make(self, key: str, blueprint: Blueprint) -> LoadedSave:
+        """Make a save. Where its machine does not come up, the VM does not either, and shows how it fails."""
+        try:
+            return self._maker.make(key, blueprint)
+        except Exception as error:  # also what a setup raises
+            if not isinstance(error, Refused):
+                brief = error.brief if isinstance(error, QemuVMError) else f"{type(error).__name__}: {error}"
+                self._unmade[key] = f"its live template could not be made: {brief}"
+                raise Refused(self._unmade[key]) from error
+            raise
 
     def _waiting(self, holder: str) -> None:
         self._progress(f"waiting for the live template that {holder} is making")

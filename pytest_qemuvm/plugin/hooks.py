@@ -114,6 +114,7 @@ class SessionHooks:
         """Count who really used a VM and gather plans; the controller does so with its workers' reports."""
         if getattr(report, "qemuvm_used", False):
             self._state.users.add(report.nodeid)
+        self._state.starts.update(getattr(report, "qemuvm_starts", {}))
         kinds = getattr(report, "qemuvm_findings", None)
         if kinds is not None:
             self._state.checked += 1

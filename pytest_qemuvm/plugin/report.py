@@ -30,6 +30,7 @@ def complete(
     owners = {item.nodeid, *_wider_owners(item)}
     # An attribute of the report travels from an xdist worker to the controller by itself.
     report.qemuvm_used = bool(owners & harness.used_by)  # type: ignore[attr-defined]
+    report.qemuvm_starts = dict(harness.live_templates.take_starts())  # type: ignore[attr-defined]
     if state.settings.plan is not None:
         plans, harness.plans = harness.plans, []
         report.qemuvm_plans = [(owner, plan.as_dict()) for owner, plan in plans]  # type: ignore[attr-defined]
@@ -77,6 +78,9 @@ def _wider_owners(item: pytest.Item) -> list[str]:
 def sections(vm: VM) -> list[tuple[str, str]]:
     """Return what a VM has to say: its command line, its last QMP exchanges, its console's end, its log."""
     found = [(f"VM {vm.name}: command line", shlex.join(vm.plan.standalone_argv()))]
+    if vm.started_as is not None and vm.plan.boot != "none":
+        how = "as a clone" if vm.cold_because is None else f"by booting: {vm.cold_because}"
+        found.append((f"VM {vm.name}: how it came up", how))
     transcript = vm.transcript()
     if transcript:
         found.append((f"VM {vm.name}: last QMP exchanges", "\n".join(transcript[-TRANSCRIPT_LINES:])))

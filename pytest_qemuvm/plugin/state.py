@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ class SessionState:
         """Kinds of undeclared findings, by the test at whose end they were found."""
         self.users: set[str] = set()
         """Node ids of tests that really used a VM."""
+        self.starts: Counter[str] = Counter()
+        """How VMs with a guest came up: ``clone``, or why one booted."""
         self.controller: tuple[int, int] | None = None
         """In a worker of xdist, (pid, start in ticks) of its controller, if that runs on this host."""
         self.plans: dict[str, list[dict[str, Any]]] = {}

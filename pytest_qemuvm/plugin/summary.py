@@ -18,10 +18,17 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
     users = len(state.users)
     if users or state.settings.mode == "real":
         reporter.write_line(f"qemuvm: {users} {'test' if users == 1 else 'tests'} used a real VM")
+    if state.starts:
+        reporter.write_line(f"qemuvm: {_starts(state)}")
     if state.checked:
         reporter.write_line(f"qemuvm: {_checks(state)}", red=bool(state.findings))
     if state.unused_but_strict:
         reporter.write_line("qemuvm: no test used a VM, a failure because of --qemu-strict", red=True)
+    _show_plans(reporter, state)
+
+
+def _show_plans(reporter: pytest.TerminalReporter, state: SessionState) -> None:
+    """Print the plans, or write them, where that was asked for."""
     if state.settings.plan == "-":
         for owner, plans in state.plans.items():
             for plan in plans:
@@ -35,6 +42,16 @@ def summarize(reporter: pytest.TerminalReporter, state: SessionState) -> None:
             reporter.write_line(f"qemuvm: plans could not be written: {error}", red=True)
         else:
             reporter.write_line(f"qemuvm: plans written to {state.settings.plan}")
+
+
+def _starts(state: SessionState) -> str:
+    """Return how many VMs were clones, and why the others booted."""
+    clones = state.starts["clone"]
+    booted = Counter({reason: count for reason, count in state.starts.items() if reason != "clone"})
+    text = f"{clones} {'VM was a clone' if clones == 1 else 'VMs were clones'}, {booted.total()} booted"
+    if booted:
+        text += f" ({'; '.join(f'{count} because {reason}' for reason, count in booted.most_common())})"
+    return text
 
 
 def _checks(state: SessionState) -> str:
