@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan.model import Surroundings
     from pytest_qemuvm.spec.vm import VMSpec
+
+
+_LOOK_SECONDS = 0.001
 
 
 def duplicate(vm: VM, live: Live, name: str | None, services: Services, deadline: Deadline) -> VM:
@@ -50,11 +54,19 @@ def duplicate(vm: VM, live: Live, name: str | None, services: Services, deadline
                     # QEMU has closed the images: they hold all that was written.
                     twin.prepare_as(plan)
                 finally:
-                    live.qmp.execute("cont")
+                    _run_on(live, deadline)
         twin.go_on(Moment(plan, state, boot_id, addresses, console))
         undo.pop_all()
         state.close()
     return twin
+
+
+def _run_on(live: Live, deadline: Deadline) -> None:
+    """Let the first machine run on; it takes its images back."""
+    # QEMU announces the end of a migration a moment before it would run again, and that moment's end nowhere.
+    while live.qmp.execute("query-status")["status"] == "finish-migrate" and not deadline.expired:
+        threading.Event().wait(_LOOK_SECONDS)
+    live.qmp.execute("cont")
 
 
 def _spec_of(spec: VMSpec) -> VMSpec:
