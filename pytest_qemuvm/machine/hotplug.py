@@ -79,6 +79,8 @@ class HotPlug:
         self.departure = Departure(live)
         self._devices = [self._from_the_start(device) for device in live.plan.devices]
         self._shells: list[HotDevice] = []
+        self.lost_processor = False
+        """Whether a processor was ever unplugged."""
         self._acting = services.acting
         self._settled: str | None = None
         """The boot in which the guest was seen to be ready for plugs."""
@@ -125,6 +127,7 @@ class HotPlug:
     def gone(self, device: HotDevice) -> None:
         """Note that a device has left QEMU, and remove what was behind it. Raises UnplugIncomplete."""
         device.pending = self.departure.backends(device)
+        self.lost_processor = self.lost_processor or device.kind.needs == "cpu"
         self._devices.remove(device)
         device.plugged = False
         self.supplier.free_slot(device.supplies)

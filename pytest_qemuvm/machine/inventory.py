@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.vm import VM
 
 
+SOUND_SINCE = 10
+"""The first version of QEMU whose TCG was seen to let a processor go for good."""
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A device, and all that is needed to have the very same again."""
@@ -90,10 +94,29 @@ class WayBack:
 
     def unplug_what_a_guest_must_let_go(self, deadline: Deadline) -> None:
         """Unplug, as always, what no reset drops: processors and memory. Raises as an unplug does."""
+        self._check_processors()
         for device in self._leaving:
             if not _can_be_dropped(device):
                 self._live.check_running()
                 device.unplug(deadline.remaining)
+
+    def _check_processors(self) -> None:
+        """Raise VMStateError where QEMU would write to the memory of a processor that it has freed.
+
+        Under TCG it does so with the next change of its memory map, which a load is full of (QEMU 7.2; not in
+        10.0).
+        """
+        leaving = any(device.kind.needs == "cpu" for device in self._leaving)
+        if not (leaving or self._hotplug.lost_processor):
+            return
+        version = self._live.qmp.greeting["version"]["qemu"]
+        accelerator = self._live.plan.argv[self._live.plan.argv.index("-accel") + 1]
+        if accelerator.startswith("tcg") and version["major"] < SOUND_SINCE:
+            raise VMStateError(
+                f"VM {self._live.plan.name!r} cannot go back over the unplug of a processor: under TCG, QEMU "
+                f"{version['major']}.{version['minor']} breaks its own memory then",
+                hint=f"plug processors before the first snapshot, or use KVM or QEMU {SOUND_SINCE}",
+            )
 
     @contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:
