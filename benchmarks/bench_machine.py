@@ -136,7 +136,7 @@ def measure(kind: str, rounds: int) -> None:
     raw, use, _ = KINDS[kind]
     settings = resolve({"real": True}, {}, {})
     harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
-    spec = VMSpec(template=kind)
+    spec = VMSpec(template=kind, start="cold")
 
     def ours() -> None:
         vm = harness.create(None, spec, "bench")

@@ -56,7 +56,7 @@ def measure(kind: str, machines: int, rounds: int) -> None:
     """Print medians and the ratio for one kind of machine."""
     settings = resolve({"real": True}, {}, {})
     harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
-    spec = VMSpec(template=kind)
+    spec = VMSpec(template=kind, start="cold")
     try:
         timed(harness, spec, 1, one_by_one)  # builds the guest where that has not been done
         pairs = [

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Completion:
-    """Completes names of commands, of arguments and of their values; ``schema`` is ``query-qmp-schema``'s."""
+    """Completes names of commands, of arguments and of their values; ``types`` are ``Schema.types``."""
 
-    def __init__(self, schema: Iterable[Mapping[str, Any]]) -> None:
-        self._types = {entry["name"]: entry for entry in schema}
+    def __init__(self, types: Mapping[str, Mapping[str, Any]]) -> None:
+        self._types = types
 
     def complete(self, before: str, text: str) -> list[str]:
         """Return what the last word, begun with ``text``, may become; ``before`` is the line up to it."""

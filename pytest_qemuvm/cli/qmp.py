@@ -141,7 +141,9 @@ class _Talk:
         from pytest_qemuvm.cli.completion import Completion  # noqa: PLC0415  # only a prompt needs it
 
         if self._completion is None:
-            (schema,) = self._client.inspect([("query-qmp-schema", {})])
-            self._completion = Completion(schema)
+            schema = self._client.schema
+            if schema is None:
+                return None
+            self._completion = Completion(schema.types)
         found = self._completion.complete(readline.get_line_buffer()[: readline.get_begidx()], text)
         return found[number] if number < len(found) else None

@@ -15,19 +15,17 @@ from pytest_qemuvm.spec.sizes import MIB, parse_size
 if TYPE_CHECKING:
     import argparse
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
 _KEY_LENGTH = 12
 """Digits of a key that are shown; any beginning that only one has will do to name it."""
 
 
-def add_to(subparsers: Subparsers) -> None:
+def add_to(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "templates",
         help="list, show, make and remove the live templates that VMs are clones of",
-        description="The first VM of a kind is booted and saved; later ones are clones of it. What was saved is "
-        "in your cache. Removing it costs the next run some seconds, and nothing else.",
+        description="The first VM of a kind is booted and saved; later ones are clones of it. What was saved "
+        "is in your cache. Removing it costs the next run some seconds, and nothing else.",
     )
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", required=True)
     found = verbs.add_parser("list", help="one line each, the one used last first")

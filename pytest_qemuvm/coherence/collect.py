@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.coherence.facts import Facts, Failure, Graph, Ledger, VMFacts
-from pytest_qemuvm.coherence.graph import read_graph
+from pytest_qemuvm.coherence.graph import ask_for_graph
 from pytest_qemuvm.coherence.host_facts import (
     ProcessScan,
     files_below,
@@ -71,7 +72,8 @@ class FactCollector:
     def collect(self, scene: Scene, ledger: Ledger) -> Facts:
         """Return everything that is seen now."""
         failures: list[Failure] = []
-        vms = {machine.name: self._look_at(machine, scene.seconds, failures) for machine in scene.machines}
+        # All QEMUs at once, and they answer while the host is looked at.
+        asked = [(machine, _ask(machine, scene.seconds)) for machine in scene.machines]
         ours = frozenset(entry.process[0] for entry in ledger.vms if entry.process)
 
         def of(what: str, collector: Callable[[], Any], default: Any) -> Any:
@@ -94,17 +96,20 @@ class FactCollector:
                 for name, collector in self._extra.items()
             },
         }
+        vms = {machine.name: self._look_at(machine, graph, failures) for machine, graph in asked}
         return Facts(vms=vms, failures=tuple(failures), **collected)
 
-    def _look_at(self, machine: Machine, seconds: float, failures: list[Failure]) -> VMFacts:
+    def _look_at(
+        self, machine: Machine, answered: Callable[[], Graph] | None, failures: list[Failure]
+    ) -> VMFacts:
         """Look at a VM; a QEMU that is alive and does not answer is a failure of the check."""
-        if not machine.alive() or machine.qmp is None:
+        if answered is None:
             return VMFacts(
                 alive=False, exit_status=machine.exit_status(), unseen_panic=machine.unseen_panic()
             )
         graph: Graph | None = None
         try:
-            graph = read_graph(machine.qmp, Deadline.after(seconds))
+            graph = answered()
         except QmpDisconnected:
             return VMFacts(
                 machine.alive(), exit_status=machine.exit_status(), unseen_panic=machine.unseen_panic()
@@ -117,6 +122,20 @@ class FactCollector:
             open_files=open_files(machine.pid) if machine.pid is not None else frozenset(),
             unseen_panic=machine.unseen_panic(),
         )
+
+
+def _ask(machine: Machine, seconds: float) -> Callable[[], Graph] | None:
+    """Ask a VM's QEMU for its graph and return what awaits that; None where it does not run."""
+    if not machine.alive() or machine.qmp is None:
+        return None
+    try:
+        return ask_for_graph(machine.qmp, Deadline.after(seconds))
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
+        return partial(_raise, error)
+
+
+def _raise(error: Exception) -> Graph:
+    raise error
 
 
 def _broken_chains(images: Mapping[str, tuple[Path, str]]) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.coherence.facts import Graph
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp import Qmp
 
@@ -29,9 +31,20 @@ _FILE_DRIVERS = ("file", "host_device")
 
 def read_graph(qmp: Qmp, deadline: Deadline) -> Graph:
     """Ask a QEMU for everything it has. Raises QmpError where it does not answer."""
-    status, nodes, devices, nameless, chardevs, objects, jobs, fdsets, network = qmp.inspect(
-        _QUESTIONS, deadline
-    )
+    return ask_for_graph(qmp, deadline)()
+
+
+def ask_for_graph(qmp: Qmp, deadline: Deadline) -> Callable[[], Graph]:
+    """Ask, and return what waits for the answer: other things can be looked at while QEMU gives it.
+
+    Both raise QmpError where it does not answer.
+    """
+    calls = qmp.pose(_QUESTIONS)
+    return lambda: _graph(qmp.answers(calls, deadline))
+
+
+def _graph(answers: list[Any]) -> Graph:
+    status, nodes, devices, nameless, chardevs, objects, jobs, fdsets, network = answers
     return Graph(
         status=status["status"],
         block_nodes=frozenset(name for node in nodes if not (name := node["node-name"]).startswith("#")),

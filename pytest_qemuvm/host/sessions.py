@@ -7,6 +7,7 @@ up: a record outlives whoever wrote it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -87,8 +88,6 @@ def _session(root: Path, tag: str) -> SeenSession | None:
     record = sweep.read_json(f"{root}/{tag}/{sweep.RECORD}")
     if record.get("boot") != sweep.boot_id():
         record = {}
-    vms = tuple(_vms(record))
-    pids = {vm.pid: vm.name for vm in vms if vm.pid is not None}
     return SeenSession(
         tag=tag,
         state="living" if descriptor is None else "dead",
@@ -96,9 +95,15 @@ def _session(root: Path, tag: str) -> SeenSession | None:
         worker=says.get("worker"),
         directory=says.get("directory"),
         since=says.get("since"),
-        vms=vms,
-        disks=tuple(_disks(record, {name: _open_files(pid) for pid, name in pids.items()})),
+        vms=tuple(_vms(record)),
+        disks=disks_of(record),
     )
+
+
+def disks_of(record: dict[str, Any]) -> tuple[SeenDisk, ...]:
+    """Return the disks that a session's record tells of and that exist."""
+    opened = {vm.name: _open_files(vm.pid) for vm in _vms(record) if vm.pid is not None}
+    return tuple(_disks(record, opened))
 
 
 def _vms(record: dict[str, Any]) -> Iterator[SeenVM]:
@@ -140,10 +145,12 @@ def _is_stopped(pid: int) -> bool:
 
 def _open_files(pid: int) -> set[str]:
     """Return the files that a process has open; QEMU has its images open and its kernel not."""
-    try:
-        return {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:  # it has ended meanwhile
-        return set()
+    found = set()
+    with suppress(OSError):  # it has ended meanwhile
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.add(str(link.readlink()))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from pytest_qemuvm.host.provision import Provisioner
@@ -62,8 +62,8 @@ class Books:
         """Return the pids of the session's own helpers: its reaper."""
         return self._provisioner.helpers
 
-    def listing(self, started: Iterable[tuple[VM, str, str]]) -> dict[str, Any]:
-        """Return the session as plain data: started VMs with owner and test, disks with their owners."""
+    def listing(self, started: Iterable[tuple[VM, str, str]], rules: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the session as plain data: started VMs with owner and test, disks with owners, rules."""
         vms = [
             {
                 "name": vm.name,
@@ -87,4 +87,10 @@ class Books:
             }
             for disk, owner in self._shelf.with_owners()
         ]
-        return {"tag": self.tag, "mode": self._provisioner.mode, "vms": vms, "disks": disks}
+        return {
+            "tag": self.tag,
+            "mode": self._provisioner.mode,
+            "vms": vms,
+            "disks": disks,
+            "rules": rules,
+        }

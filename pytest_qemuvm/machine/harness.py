@@ -127,12 +127,20 @@ class Harness:
         fingerprint = capabilities.binary.fingerprint if capabilities.binary else ""
         self._audit = AuditLog(self.root / AUDIT_NAME)
         self._wardens = Wardens(
-            self.root, run, self._audit, SchemaSource(cache, fingerprint), self.disks, settings.strict
+            self.root,
+            run,
+            self._audit,
+            SchemaSource(cache, fingerprint),
+            self.disks,
+            settings.strict,
+            (capabilities.binary.path if capabilities.binary else None, fingerprint, str(cache)),
         )
         self.live_templates = LiveTemplates(
             SaveStore(cache), self, self._host_key(), settings.start, progress
         )
         """The saved machines that VMs are clones of."""
+        self._told = frozenset[str]()
+        """What is permitted, as the record says."""
         self._services = Services(
             self.tag,
             self.root,
@@ -368,7 +376,14 @@ class Harness:
     def _publish(self) -> None:
         """Let ``qemuvm ps`` know what there is, after anything was added; what has gone it sees by itself."""
         with self._publishing:
-            self._provisioner.publish(self.as_dict())
+            content = self.as_dict()
+            self._provisioner.publish(content)
+            self._told = frozenset(content["rules"]["permitted"])
+
+    def permission_changed(self) -> None:
+        """Let other processes know what the test that runs now permits, if that is not what they know."""
+        if self._wardens.run.permitted() != self._told:
+            self._publish()
 
     def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone; its name is free."""
@@ -414,4 +429,4 @@ class Harness:
                 for name, vm in self._vms.items()
                 if name in self._started_by
             ]
-        return self._books.listing(started)
+        return self._books.listing(started, self._wardens.rules())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,10 +125,10 @@ class Starting(Observed):
     def _launch(self, files: Mapping[str, int], history: str = "") -> Live:
         services = self._services
         warden = services.wardens.of(self.name)
+        warden.devices = services.catalogue.devices
         live = Live.launch(
             self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
         )
-        warden.check_device = partial(services.catalogue.check_arguments, live.qmp)
         live.on_close(self._uses.end_plugged)
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         live.snapshots = Snapshots(live, self._run_dir, services.provisioner)

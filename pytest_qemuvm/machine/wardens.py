@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.qmp.policy import Places
 from pytest_qemuvm.qmp.warden import Warden
@@ -42,8 +42,20 @@ class Wardens:
     disks: Callable[[], Iterable[Disk]]
     strict: bool
 
-    def of(self, vm: str, transport: str = "owner") -> Warden:
-        """Return a warden for one connection to a VM's monitor.
+    qemu: tuple[str | None, str, str | None] = (None, "", None)
+    """The binary, its fingerprint, and the cache that has its schema."""
+
+    def rules(self) -> dict[str, Any]:
+        """Return as plain data what another process has to know to judge as these wardens do."""
+        return {
+            "qemu": self.qemu,
+            "strict": self.strict,
+            "artifacts": None if self.run.artifacts is None else str(self.run.artifacts),
+            "permitted": sorted(self.run.permitted()),
+        }
+
+    def of(self, vm: str) -> Warden:
+        """Return a warden for the owner's connection to a VM's monitor.
 
         The VM's commands may lead to its own directory, to the artefacts, and to disks that no other VM has.
         Sockets may be anywhere in the session's directory: that is how one VM migrates to another.
@@ -57,7 +69,6 @@ class Wardens:
 
         return Warden(
             vm=vm,
-            transport=transport,
             places=Places(self.root / vm, tuple(own), (self.root,), disks),
             permitted=self.run.permitted,
             nodeid=self.run.acting,

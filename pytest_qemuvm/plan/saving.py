@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.plan.machine import plan_machine
 
@@ -28,8 +28,8 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
     return next((reason for holds, reason in reasons if holds), None)
 
 
-def shape_of(spec: VMSpec, world: Surroundings) -> tuple[str, ...]:
-    """Return all of a machine that its saved state depends on, as one command line.
+def shape_of(spec: VMSpec, world: Surroundings) -> list[Any]:
+    """Return all of a machine that its saved state depends on: its command line, and what its disks are.
 
     Names, directories, addresses and forwarded ports are each clone's own.
     """
@@ -37,4 +37,5 @@ def shape_of(spec: VMSpec, world: Surroundings) -> tuple[str, ...]:
     canonical = replace(
         world, name="saved", tag="saved", run_dir="/saved", monitor="/saved/monitor", memory="clone"
     )
-    return plan_machine(spec.with_keywords({"nics": nics}, "saved"), canonical).argv
+    plan = plan_machine(spec.with_keywords({"nics": nics}, "saved"), canonical)
+    return [plan.argv, [asdict(image) for image in plan.images]]

@@ -57,6 +57,7 @@ class SessionHooks:
 
             self._state.permits = item.nodeid, check_permissions(item)
         self._state.acting[:] = [item.nodeid]
+        self._state.tell()
         try:
             return (yield)
         except Exception as error:
@@ -72,10 +73,12 @@ class SessionHooks:
             return (yield)
         acting = self._state.acting
         acting.append(getattr(request.node, "nodeid", "") or "session")
+        self._state.tell()
         try:
             return (yield)
         finally:
             acting.pop()
+            self._state.tell()
             harness = self._state.harness
             if harness is not None and self._state.settings.coherence != "off" and harness.vms():
                 harness.observer.begin()
@@ -109,6 +112,11 @@ class SessionHooks:
 
             complete(report, item, call, self._state)
         return report
+
+    def pytest_runtest_logfinish(self) -> None:
+        """Permit nothing that the marks of the test did: it has ended."""
+        self._state.permits = "", frozenset()
+        self._state.tell()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count who really used a VM and gather plans; the controller does so with its workers' reports."""

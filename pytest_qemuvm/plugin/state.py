@@ -94,6 +94,11 @@ class SessionState:
         """Return the test, module or session that pytest does something for now."""
         return self.acting[-1] if self.acting else "session"
 
+    def tell(self) -> None:
+        """Have other processes know what is permitted now, which changes with who acts."""
+        if self.harness is not None:
+            self.harness.permission_changed()
+
     def permitted(self) -> frozenset[str]:
         """Return the QMP commands that may be sent now; a fixture of wider scope has no marks of its own."""
         test, commands = self.permits

@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 class AsyncQmp:
     """The same connection, log and errors as the synchronous face; cancelling a wait leaves it usable."""
 
-    def __init__(self, session: Session, add_fd: Callable[..., int], *, own: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        add_fd: Callable[..., int],
+        inspect: Callable[..., list[Any]],
+        *,
+        own: bool = False,
+    ) -> None:
         self._session = session
         self._add_fd = add_fd
+        self._inspect = inspect
         self._own = own
 
     @property
@@ -43,13 +51,28 @@ class AsyncQmp:
         allow_dangerous: bool = False,
     ) -> Any:
         """Run a QMP command and return its return value; see ``Qmp.execute``."""
-        session, deadline = self._session, self._session.deadline(timeout)
-        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
-            with suppress(QmpError):  # where QEMU does not answer, that is the command's own to say
-                call = session.ask_for_schema()
-                session.learn(call, await self._reply(call, deadline))
-        call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
+        session = self._session
+        if session.inquiry.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            await self._learn(timeout)
+        deadline, nodes = session.deadline(timeout), None
+        if session.inquiry.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            ask = partial(self._inspect, timeout=deadline)
+            # On a thread: it is several questions, and may be another QEMU that is started to be asked.
+            nodes = await asyncio.to_thread(session.inquiry.inquire, command, arguments, ask)
+        call = session.perform(
+            command, arguments, allow_dangerous=allow_dangerous, own=self._own, nodes=nodes
+        )
         return session.value(call, await self._reply(call, deadline))
+
+    async def _learn(self, timeout: Timeout) -> None:  # noqa: ASYNC109  # as above
+        """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
+        session = self._session
+        with suppress(QmpError):
+            call, deadline = session.inquiry.ask_for_schema(timeout)
+            try:
+                session.inquiry.learn(call, await self._reply(call, deadline))
+            except QmpTimeout:
+                session.inquiry.learn_late(call)
 
     async def _reply(self, call: Call, deadline: Deadline) -> Mapping[str, Any]:
         try:

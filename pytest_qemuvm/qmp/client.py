@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from pytest_qemuvm.errors import QmpError
+from pytest_qemuvm.errors import QmpError, QmpTimeout
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.events import CAPACITY, Event, EventLog, EventWait, Match, Names
 from pytest_qemuvm.qmp.jobs import Job, Progress, WhenReady, follow, wait_for
@@ -16,11 +17,12 @@ from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.qmp.aio import AsyncQmp
+    from pytest_qemuvm.qmp.schema import Schema
 
 
 class ExpectedEvent:
@@ -119,7 +121,7 @@ class Qmp:
         if self._aio is None:
             from pytest_qemuvm.qmp.aio import AsyncQmp  # noqa: PLC0415  # brings in asyncio
 
-            self._aio = AsyncQmp(self._session, self.add_fd, own=self._own)
+            self._aio = AsyncQmp(self._session, self.add_fd, self.inspect, own=self._own)
         return self._aio
 
     @property
@@ -127,6 +129,19 @@ class Qmp:
         """The audit of the session: a line of JSON for each command; None where nobody keeps one."""
         audit = self._session.warden.audit
         return audit.path if audit is not None else None
+
+    @property
+    def schema(self) -> Schema | None:
+        """The commands that the running QEMU has, with their arguments, asked for if nobody has yet.
+
+        None where QEMU does not say, and for a client of your own. Each call is compared with it.
+        """
+        schemas = self._session.warden.schemas
+        if schemas is None:
+            return None
+        if not schemas.load():
+            self._learn()
+        return schemas.schema
 
     def transcript(self) -> list[str]:
         """Return the last commands, replies and events, a line each, oldest first."""
@@ -144,7 +159,8 @@ class Qmp:
 
         Raises CommandError when QEMU refuses, QmpTimeout when there is no reply in time (the outcome is then
         unknown), QmpDisconnected when QEMU or the connection ends. Events that QEMU sent before its reply are
-        in ``events`` when this returns.
+        in ``events`` when this returns. The first command of all to a QEMU binary may take up to five seconds
+        more, in which QEMU says what its commands are.
 
         Before anything is sent it raises CommandRejected: InvalidCommandName, UnknownCommand,
         InvalidArguments, and CommandBlocked for what runs programs of the host or reaches outside the VM;
@@ -152,24 +168,29 @@ class Qmp:
         """
         session = self._session
         session.loop.refuse_own_thread()
-        deadline = session.deadline(timeout)
-        if session.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
-            self._learn(deadline)
-        call = session.perform(command, arguments, allow_dangerous=allow_dangerous, own=self._own)
+        if session.inquiry.must_learn(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            self._learn(timeout)
+        deadline, nodes = session.deadline(timeout), None
+        if session.inquiry.must_ask(command, arguments, allow_dangerous=allow_dangerous, own=self._own):
+            nodes = session.inquiry.inquire(command, arguments, partial(self.inspect, timeout=deadline))
+        call = session.perform(
+            command, arguments, allow_dangerous=allow_dangerous, own=self._own, nodes=nodes
+        )
         return self.answer(call, deadline)
 
-    def _learn(self, deadline: Deadline) -> None:
-        """Have QEMU's schema known; where QEMU does not answer, that is the command's own to say."""
+    def _learn(self, timeout: Timeout = None) -> None:
+        """Have QEMU's schema known; where QEMU does not answer, that is the next command's own to say."""
         session = self._session
         assert session.warden.schemas is not None
         with session.warden.schemas.asking:
             if session.warden.schemas.settled:
                 return
-            try:
-                call = session.ask_for_schema()
-                session.learn(call, self._reply(call, deadline))
-            except QmpError:
-                return
+            with suppress(QmpError):
+                call, deadline = session.inquiry.ask_for_schema(timeout)
+                try:
+                    session.inquiry.learn(call, self._reply(call, deadline))
+                except QmpTimeout:
+                    session.inquiry.learn_late(call)
 
     def inspect(
         self, questions: Iterable[tuple[str, Mapping[str, Any]]], timeout: Timeout = None
@@ -178,15 +199,23 @@ class Qmp:
 
         For whoever observes a machine without wanting to be seen. Raises as ``execute`` does.
         """
+        return self.answers(self.pose(questions), timeout)
+
+    def pose(self, questions: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Call]:
+        """Do the first half of ``inspect``: ask, and do not wait. The other half is ``answers``."""
         self._session.loop.refuse_own_thread()
+        return self._session.pose(questions)
+
+    def answers(self, calls: Sequence[Call], timeout: Timeout = None) -> list[Any]:
+        """Return the answers to questions that were posed. Raises as ``execute`` does."""
         deadline = self._session.deadline(timeout)
-        calls = [
-            self._session.perform(command, arguments, own=True, aside=True)
-            for command, arguments in questions
-        ]
-        # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
-        answers = [self.answer(call, deadline) for call in reversed(calls)]
-        return answers[::-1]
+        try:
+            # QEMU answers in order: who waits for the last answer is woken once, and then has all of them.
+            return [self.answer(call, deadline) for call in reversed(calls)][::-1]
+        except BaseException:
+            for call in calls:
+                self._session.leave(call)
+            raise
 
     def answer(self, call: Call, deadline: Deadline) -> Any:
         """Await the reply to a command that was sent, and return its value; for the helpers here."""

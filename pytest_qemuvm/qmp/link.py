@@ -82,8 +82,10 @@ class Link:
             raise
         self._life = asyncio.create_task(self._live(self._wire))
 
-    def issue(self, call: Call) -> None:
-        """Send a command and expect its reply; from any thread.
+    def issue(self, *calls: Call) -> None:
+        """Send commands in one packet and expect their replies; from any thread.
+
+        One that carries descriptors is sent by itself.
 
         Raises QmpDisconnected where the connection has ended, ConnectError where it has not begun.
         """
@@ -92,14 +94,16 @@ class Link:
                 raise self.ending()
             if self._wire is None or self._life is None:
                 raise ConnectError("not connected yet", hint="call connect() first")
-            if call.descriptors is not None and not self._wire.passes_descriptors:
+            passed = calls[0].descriptors if len(calls) == 1 else None
+            if passed is not None and not self._wire.passes_descriptors:
                 raise QmpError("descriptors can be passed over a unix socket only")
-            self._calls[call.id] = call
+            for call in calls:
+                self._calls[call.id] = call
             try:
-                self._wire.send(call.data, call.descriptors)
+                self._wire.send(b"\n".join([call.data for call in calls]), passed)
             finally:
                 # Those that were not handed over are nobody's now, also if no reply ever comes.
-                call.descriptors = None
+                calls[0].descriptors = None
 
     async def close(self) -> None:
         """End the connection and everybody's wait on it; returns when nothing of it is left. Idempotent."""

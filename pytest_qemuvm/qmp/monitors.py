@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ConnectError, MonitorBusy, NotRunning
@@ -10,6 +12,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.loop import LoopThread
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.client import Client
+from pytest_qemuvm.qmp.devices import KnownDevices
 from pytest_qemuvm.qmp.policy import Places
 from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.qmp.session import DEFAULT_TIMEOUT
@@ -85,16 +88,23 @@ def open_monitor(vm: Running, timeout: float, deadline: Deadline) -> Client:
 
 
 def _warden(vm: Running) -> Warden:
-    """Return who judges what is sent there: by the same rules as the owner's, into the same audit.
+    """Return who judges what is sent there: as the owner does, by what it says, into the same audit."""
+    from pytest_qemuvm.host.rulebook import Rulebook  # noqa: PLC0415  # the owner of a VM never needs it
 
-    Which disks are the VM's, and which commands its test permits, the owner alone knows.
-    """
     session = vm.run_dir.parent
+    rules = Rulebook(session)
+    qemu = rules.qemu
+    own: list[str | os.PathLike[str]] = [vm.run_dir]
+    if rules.artifacts is not None:
+        own.append(rules.artifacts)
     return Warden(
         vm=vm.name,
         transport="second",
-        places=Places(vm.run_dir, (vm.run_dir,), (session,)),
+        places=Places(vm.run_dir, tuple(own), (session,), partial(rules.disks, vm.name)),
+        permitted=rules.permitted,
         nodeid=lambda: os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0],
-        schemas=SchemaSource(),
+        schemas=SchemaSource(Path(qemu.cache) if qemu.cache else None, qemu.fingerprint),
         audit=AuditLog(session / AUDIT_NAME),
+        devices=KnownDevices(qemu.binary),
+        strict=rules.strict,
     )

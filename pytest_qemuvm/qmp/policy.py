@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_qemuvm.errors import CommandBlocked, SpecError, nearest
-from pytest_qemuvm.qmp.reach import reaches, reaches_of_unknown
+from pytest_qemuvm.qmp.reach import reaches, reaches_of_image, reaches_of_unknown
+from pytest_qemuvm.qmp.rewriting import rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pytest_qemuvm.qmp.reach import Reach
+    from pytest_qemuvm.qmp.rewriting import Nodes
 
 CommandClass = Literal["safe", "privileged", "memory-dump", "dangerous"]
 
@@ -139,6 +141,23 @@ def judge(command: str, arguments: Mapping[str, Any], places: Places, permitted:
             if not places.allow(reach):
                 path = reach.path.replace("arguments", f"{each.where}.data", 1) if each.where else reach.path
                 raise _blocked(each, f"{each.command} is blocked: {path} {_WHY[reach.kind]}: {reach.value!r}")
+
+
+def judge_rewriting(
+    command: str, arguments: Mapping[str, Any], nodes: Nodes | None, places: Places, permitted: frozenset[str]
+) -> None:
+    """Raise CommandBlocked where a command would change an image that may only be read.
+
+    ``nodes`` are those of the QEMU that it is for; where they are not known, it might be any image.
+    """
+    if command in permitted:
+        return
+    this = Wanted(command, arguments, "")
+    if nodes is None:
+        raise _blocked(this, f"{command} is blocked: QEMU cannot be asked which images it would change")
+    for path, image in rewritten(command, arguments, nodes):
+        if not all(places.allow(reach) for reach in reaches_of_image(image, path)):
+            raise _blocked(this, f"{command} is blocked: by {path} it would change an image: {image!r}")
 
 
 _WHY = {

@@ -49,6 +49,12 @@ def reaches_of_unknown(arguments: Mapping[str, Any]) -> Iterator[Reach]:
             yield Reach("file", path, re.sub(r"\A(file|unix):", "", value))
 
 
+def reaches_of_image(name: str, where: str) -> Iterator[Reach]:
+    """Yield where an image is, by the name that QEMU gives it; nothing for one that is not on this host."""
+    *parents, key = where.split(".")
+    yield from _legacy({key: name}, key, ".".join(parents))
+
+
 # Commands whose arguments are plain.
 
 _FILES: Mapping[str, tuple[str, ...]] = {

@@ -52,6 +52,11 @@ class Schema:
         self._members: dict[str, dict[str, _Member]] = {}
 
     @property
+    def types(self) -> Mapping[str, Mapping[str, Any]]:
+        """QEMU's entries by name: commands, events, and the types that these refer to."""
+        return self._types
+
+    @property
     def commands(self) -> frozenset[str]:
         """The names of all commands."""
         return frozenset(self._commands)

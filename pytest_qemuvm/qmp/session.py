@@ -20,6 +20,7 @@ from pytest_qemuvm.errors import (
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.qmp.arguments import encoded_arguments, shown_arguments
 from pytest_qemuvm.qmp.events import EventLog, EventWait, Match, Names
+from pytest_qemuvm.qmp.inquiry import Inquiry
 from pytest_qemuvm.qmp.names import checked_command
 from pytest_qemuvm.qmp.passing import Turns
 from pytest_qemuvm.qmp.policy import classify
@@ -28,13 +29,14 @@ from pytest_qemuvm.qmp.warden import Warden
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.qmp.audit import Outcome
     from pytest_qemuvm.qmp.link import Link
     from pytest_qemuvm.qmp.outbox import Descriptors
     from pytest_qemuvm.qmp.policy import CommandClass
+    from pytest_qemuvm.qmp.rewriting import Nodes
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a command or an event is given where the caller names no other figure."""
@@ -116,6 +118,8 @@ class Session:
         self._death = death
         self._timeout = timeout
         self._ids = itertools.count(1)
+        self.inquiry = Inquiry(self)
+        """What QEMU is asked before a command can be judged."""
         self._link: Link | None = None
 
     @property
@@ -161,12 +165,46 @@ class Session:
         own: bool = False,
         aside: bool = False,
         descriptors: Descriptors | None = None,
+        nodes: Nodes | None = None,
     ) -> Call:
         """Judge a command, send it and return at once: the one door through which every command goes.
 
-        ``own`` is the harness's own doing, which is not judged. Raises CommandRejected before a byte has been
-        sent; what is not sent is noted here, and what is when its outcome is known.
+        ``own`` is the harness's own doing, which is not judged; ``nodes`` is what ``inquire`` gave. Raises
+        CommandRejected before a byte has been sent; what is not sent is noted here, and what is when its
+        outcome is known.
         """
+        call = self._judged(
+            command, arguments, allow_dangerous=allow_dangerous, own=own, aside=aside, nodes=nodes
+        )
+        call.descriptors = descriptors
+        self._send(call)
+        return call
+
+    def pose(self, questions: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Call]:
+        """Send several questions of the harness's own in one packet, and return at once. Raises QmpError."""
+        calls = [self._judged(command, arguments, own=True, aside=True) for command, arguments in questions]
+        self._send(*calls)
+        return calls
+
+    def _send(self, *calls: Call) -> None:
+        try:
+            self.link.issue(*calls)
+        except QmpError:
+            for call in calls:
+                self.note(call, "disconnected")
+            raise
+
+    def _judged(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        *,
+        allow_dangerous: bool = False,
+        own: bool = False,
+        aside: bool = False,
+        nodes: Nodes | None = None,
+    ) -> Call:
+        """Return a command that may be sent, and have it in the log and the transcript; see ``perform``."""
         begun = time.perf_counter()
         given: Any = {} if arguments is None else arguments
         try:
@@ -176,34 +214,24 @@ class Session:
                 self.warden.admit(command, given)
             if not own:
                 self.warden.check(command, given)
+            if not (own or allow_dangerous):
+                self.warden.admit_rewriting(command, given, nodes)
         except (CommandRejected, Warning) as error:
             self._refused(str(command), given, time.perf_counter() - begun, error)
             raise
         entry = classify(command)
         if entry.disruptive or entry.class_ == "memory-dump":
             self.warden.log(command, entry, given, own=own)
-        call_id = f"qemuvm-{next(self._ids)}"
-        data = f'{{"execute":"{command}","arguments":{encoded},"id":"{call_id}"}}'.encode()
-        call = Call(
-            command,
-            given,
-            entry.class_,
-            call_id,
-            data,
-            started=begun,
-            aside=aside,
-            descriptors=descriptors,
-        )
+        call_id = str(next(self._ids))
+        # QEMU reads each byte by a system call of its own, in 2 us: what says nothing is left out.
+        said = f',"arguments":{encoded}' if given else ""
+        data = f'{{"execute":"{command}"{said},"id":"{call_id}"}}'.encode()
+        call = Call(command, given, entry.class_, call_id, data, started=begun, aside=aside)
         if not aside:
             shown = shown_arguments(command, given)
             self.transcript.sent(
                 call_id, command, encoded if shown is given else json.dumps(shown, ensure_ascii=False)
             )
-        try:
-            self.link.issue(call)
-        except QmpError:
-            self.note(call, "disconnected")
-            raise
         return call
 
     def _refused(self, command: str, arguments: object, seconds: float, error: Exception) -> None:
@@ -217,35 +245,6 @@ class Session:
         if not call.noted:
             call.noted = True
             self.warden.note(call.command, call.arguments, call.class_, call.seconds, outcome)
-
-    def must_learn(
-        self, command: str, arguments: Mapping[str, Any] | None, *, allow_dangerous: bool, own: bool
-    ) -> bool:
-        """Return whether QEMU must be asked for its schema before this command can be judged.
-
-        Not for one that is refused in any case: of that not a byte is sent.
-        """
-        schemas = self.warden.schemas
-        if own or schemas is None or schemas.settled or not self.connected:
-            return False
-        given: Any = {} if arguments is None else arguments
-        try:
-            encoded_arguments(checked_command(command), given)
-            if not allow_dangerous:
-                self.warden.admit(command, given)
-        except CommandRejected:
-            return False
-        return not schemas.load()
-
-    def ask_for_schema(self) -> Call:
-        """Ask QEMU for its schema; its reply is for ``learn``."""
-        return self.perform("query-qmp-schema", None, own=True, aside=True)
-
-    def learn(self, call: Call, reply: Mapping[str, Any]) -> None:
-        """Take QEMU's schema from its reply."""
-        assert self.warden.schemas is not None
-        self.note(call, "ok" if "return" in reply else "error")
-        self.warden.schemas.learn(reply.get("return"))
 
     def value(self, call: Call, reply: Mapping[str, Any]) -> Any:
         """Return what the reply carries. Raises CommandError where it is QEMU's refusal."""

@@ -13,7 +13,9 @@ import pytest
 from pytest_qemuvm.cli.words import from_line, from_words
 from pytest_qemuvm.errors import AmbiguousName, SpecError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.paths import sessions_root
 from pytest_qemuvm.qmp import connect
+from pytest_qemuvm.qmp.audit import AUDIT_NAME, read
 
 
 @pytest.fixture
@@ -196,6 +198,9 @@ def test_the_prompt_completes_runs_and_shows_events(session, terminal):
     screen.expect("mine> ")
     screen.type("\x04")  # Ctrl-D
     assert screen.process.wait(30) == 0
+    # What TAB offers and what calls are compared with is one schema, and asked for once at most.
+    lines = read(sessions_root() / session / AUDIT_NAME)
+    assert sum(line["command"] == "query-qmp-schema" for line in lines) == 1
 
 
 def test_the_prompt_ends_with_qemu(session, terminal):

@@ -178,16 +178,19 @@ def test_the_reference_names_all_that_can_be_said(names):
 @pytest.mark.parametrize(
     ("kind", "internal"),
     [
-        (VM, {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}),
+        (
+            VM,
+            {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"} | {"prepare_as", "go_on"},
+        ),
         (ExecResult, set()),
         (
             Harness,
             {"create", "make_vm", "spec_for", "boot_files", "owned_by", "vm_started", "vm_deleted"}
             | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
-            | {"close", "as_dict", "end"},
+            | {"close", "as_dict", "end", "permission_changed"},
         ),
         (Console, {"close"}),
-        (Qmp, {"connect", "close", "post", "inspect", "for_harness", "answer"}),
+        (Qmp, {"connect", "close", "post", "inspect", "pose", "for_harness", "answer", "answers"}),
         (EventLog, {"wait", "mark_returned", "mark_shown", "was_shown", "forget", "append", "end"}),
         (Observer, {"note_start", "note_deleted", "begin", "check_scope"}),
     ],

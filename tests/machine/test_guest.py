@@ -363,6 +363,7 @@ def test_a_death_of_qemu_ends_every_wait_at_once(vm_factory):
         vm.console.expect("never")
 
 
+@pytest.mark.qemuvm(start="cold")
 def test_a_guest_that_does_not_come_up_shows_its_console(vm_factory):
     with pytest.raises(GuestBootError) as caught:
         vm_factory("stuck", append="rdinit=/bin/sh", boot_timeout=8)
@@ -374,6 +375,7 @@ def test_a_guest_that_does_not_come_up_shows_its_console(vm_factory):
     assert "BusyBox" in str(error)
 
 
+@pytest.mark.qemuvm(start="cold")
 def test_a_guest_that_switches_itself_off_while_it_boots(vm_factory):
     vm = vm_factory(start=False, append="rdinit=/bin/sh", boot_timeout=120)
 
@@ -392,6 +394,7 @@ def test_a_guest_that_switches_itself_off_while_it_boots(vm_factory):
     assert vm.record.state == "stopped"
 
 
+@pytest.mark.qemuvm(start="cold")
 def test_a_guest_that_panics_while_it_boots_is_not_waited_for(vm_factory):
     with pytest.raises(GuestBootError) as caught:
         vm_factory(append="rdinit=/bin/false", boot_timeout=300)

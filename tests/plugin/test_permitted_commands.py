@@ -95,8 +95,68 @@ def test_strict_refuses_what_is_deprecated(pytester, run):
     pytester.makepyfile(
         BARE
         + "from pytest_qemuvm.errors import InvalidArguments\n"
+        + "from pytest_qemuvm.qmp import connect\n"
         + "def test_it(vm):\n"
-        + "    with pytest.raises(InvalidArguments, match='deprecated'):\n"
-        + "        vm.qmp.execute('blockdev-open-tray', {'device': 'x'})\n"
+        + "    with connect(vm.name) as client:\n"
+        + "        for qmp in (vm.qmp, client):\n"
+        + "            with pytest.raises(InvalidArguments, match='deprecated'):\n"
+        + "                qmp.execute('blockdev-open-tray', {'device': 'x'})\n"
     )
     run("--qemu-real", "--qemu-strict").assert_outcomes(passed=1)
+
+
+FROM_ELSEWHERE = """
+import subprocess
+import sys
+import pytest
+from pytest_qemuvm.errors import CommandBlocked
+from pytest_qemuvm.qmp import connect
+
+HMP = ("human-monitor-command", {"command-line": "info name"})
+
+@pytest.fixture(scope="module")
+def client(module_vm_factory):
+    vm = module_vm_factory("server", template="bare")
+    with connect("server") as client:
+        yield client
+        with pytest.raises(CommandBlocked):
+            client.execute("inject-nmi")
+
+@pytest.fixture(scope="class")
+def wider(client):
+    # It is set up for a test that is marked, and is not that test.
+    with pytest.raises(CommandBlocked):
+        client.execute(*HMP)
+
+def test_before(client):
+    with pytest.raises(CommandBlocked):
+        client.execute(*HMP)
+
+class TestMarked:
+    @pytest.mark.qemuvm_allow("human-monitor-command")
+    def test_marked(self, client, wider):
+        assert "server" in client.execute(*HMP)
+        with pytest.raises(CommandBlocked):
+            client.execute("inject-nmi")
+
+def test_after(client):
+    with pytest.raises(CommandBlocked):
+        client.execute(*HMP)
+
+@pytest.mark.qemuvm_allow("human-monitor-command")
+def test_another_process_while_its_first_machine_is_there(vm_factory):
+    # The harness itself begins in a test that is marked, where this test runs alone.
+    vm_factory("own", template="bare")
+    tool = [sys.executable, "-m", "pytest_qemuvm", "qmp", "own"]
+    done = subprocess.run([*tool, HMP[0], "command-line=info name"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*tool, "inject-nmi"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "blocked" in done.stderr
+"""
+
+
+def test_a_mark_permits_to_other_processes_while_its_test_runs(pytester, run):
+    pytester.makepyfile(FROM_ELSEWHERE)
+    run("--qemu-real").assert_outcomes(passed=4)
+    run("--qemu-real", "-k", "another_process").assert_outcomes(passed=1, deselected=3)

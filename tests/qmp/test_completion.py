@@ -7,7 +7,7 @@ from pytest_qemuvm.cli.completion import Completion
 
 @pytest.fixture(scope="module")
 def completion(module_vm_factory):
-    return Completion(module_vm_factory(template="bare").qmp.execute("query-qmp-schema"))
+    return Completion(module_vm_factory(template="bare").qmp.schema.types)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,26 @@
 """One contract for both ways to the monitor: the owner's connection, and the second monitor."""
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 
 import pytest
 
 from pytest_qemuvm.errors import (
+    CommandBlocked,
     CommandError,
+    InvalidArguments,
+    InvalidCommandName,
     JobFailed,
     JobNotFound,
     QmpDisconnected,
     QmpTimeout,
     SpecError,
+    UnknownCommand,
 )
 from pytest_qemuvm.qmp import connect
 
@@ -267,6 +273,96 @@ class TestJobs:
         assert (job.status, said[-1]) == ("concluded", 100.0)
         with pytest.raises(JobNotFound):
             asyncio.run(qmp.aio.job("another"))
+
+
+class TestJudgement:
+    """Whoever asks, the same is refused, with the same error, and the same is not in the way."""
+
+    @pytest.mark.parametrize(
+        ("command", "arguments"),
+        [
+            ("human-monitor-command", {"command-line": "info status"}),
+            ("inject-nmi", None),
+            ("screendump", {"filename": "/tmp/x.ppm"}),
+            ("migrate", {"uri": "exec:cat >/dev/null"}),
+            ("transaction", {"actions": [{"type": "drive-backup", "data": {"target": "/etc/x"}}]}),
+        ],
+    )
+    def test_what_reaches_outside_is_blocked(self, qmp, vm, command, arguments, qemuvm):
+        with pytest.raises(CommandBlocked):
+            qmp.execute(command, arguments)
+        with pytest.raises(CommandBlocked):
+            asyncio.run(qmp.aio.execute(command, arguments))
+        lines = qemuvm.audited(vm.name)[-2:]
+        assert [(line["command"], line["outcome"]) for line in lines] == [(command, "blocked")] * 2
+
+    @pytest.mark.parametrize(
+        ("command", "arguments", "path"),
+        [
+            ("device_del", {"idd": "x"}, "arguments.idd"),
+            ("device_del", {"id": 5}, "arguments.id"),
+            ("device_add", {"driver": "usb-kbd", "dispaly": "y"}, "arguments.dispaly"),
+            ("device_add", {"driver": "virtio-rng-pci", "max-bytes": 1.5}, "arguments.max-bytes"),
+            ("device_add", {"driver": "usb-kdb"}, "arguments.driver"),
+        ],
+    )
+    def test_what_qemu_would_not_take_is_not_sent(self, qmp, command, arguments, path):
+        before = qmp.transcript()
+        for face in (qmp.execute, lambda *call: asyncio.run(qmp.aio.execute(*call))):
+            with pytest.raises(InvalidArguments) as caught:
+                face(command, arguments)
+            assert caught.value.path == path
+        assert not [line for line in qmp.transcript()[len(before) :] if line.startswith("->")]
+
+    @pytest.mark.parametrize("name", ["query-statu", "Quit", "quit\n", "a;b", ""])
+    def test_what_is_no_command(self, qmp, name):
+        with pytest.raises((UnknownCommand, InvalidCommandName)):
+            qmp.execute(name)
+
+    def test_a_call_can_be_permitted(self, qmp, tmp_path):
+        qmp.execute("screendump", {"filename": str(tmp_path / "x.ppm")}, allow_dangerous=True)
+        assert (tmp_path / "x.ppm").exists()
+
+    @pytest.mark.qemuvm_allow("human-monitor-command", "screendump")
+    def test_what_the_tests_mark_permits(self, qmp, tmp_path):
+        assert "running" in qmp.execute("human-monitor-command", {"command-line": "info status"})
+        qmp.execute("screendump", {"filename": str(tmp_path / "x.ppm")})
+        with pytest.raises(CommandBlocked):
+            qmp.execute("inject-nmi")
+
+    def test_its_own_directory_and_the_artefacts_are_free(self, qmp, vm, pytestconfig, request):
+        qmp.execute("screendump", {"filename": "x.ppm"})
+        assert (vm.run_dir / "x.ppm").exists()
+        artifacts = pytestconfig.rootpath / "qemuvm-artifacts" / request.node.name
+        artifacts.mkdir(parents=True)
+        try:
+            qmp.execute("screendump", {"filename": str(artifacts / "x.ppm")})
+        finally:
+            shutil.rmtree(artifacts)
+
+    def test_a_disk_that_nobody_has_is_free_and_another_machines_is_not(self, qmp, vm_factory, disk_factory):
+        free, own, others = (disk_factory(format="raw") for _ in range(3))
+        vm_factory("other").attach(others)
+
+        def add(disk, name):
+            qmp.execute("blockdev-add", {"driver": "file", "node-name": name, "filename": str(disk.path)})
+
+        add(free, "free")
+        qmp.execute("blockdev-del", {"node-name": "free"})
+        add(own, "own")
+        add(own, "again")
+        with pytest.raises(CommandBlocked):
+            add(others, "others")
+        for name in ("own", "again"):
+            qmp.execute("blockdev-del", {"node-name": name})
+
+    def test_a_disk_that_it_was_given(self, qmp, vm, disk_factory):
+        disk = disk_factory(format="raw")
+        vm.attach(disk)
+        node = {"driver": "file", "node-name": "n", "filename": str(disk.path), "read-only": True}
+        with contextlib.suppress(CommandError):  # QEMU's own lock
+            qmp.execute("blockdev-add", node)
+            qmp.execute("blockdev-del", {"node-name": "n"})
 
 
 class TestJobsOfFiles:

@@ -19,6 +19,7 @@ from pytest_qemuvm.errors import (
     QmpDisconnected,
     QmpTimeout,
     UnknownCommand,
+    WaitTimeout,
 )
 from pytest_qemuvm.qmp.audit import KEYS
 
@@ -206,10 +207,35 @@ def test_the_properties_of_a_device_are_checked(vm, arguments, path):
     assert caught.value.hint is None or "did you mean" in caught.value.hint
 
 
-def test_a_device_that_qemu_does_not_have_is_qemus_to_refuse(vm):
+@pytest.mark.parametrize("face", ["sync", "aio"])
+def test_a_device_that_qemu_does_not_have_is_not_sent(vm, noted, face):
+    before, arguments = sent(vm), {"driver": "virtio-rng-pcy", "id": "x"}
+    with pytest.raises(InvalidArguments) as caught:
+        _ = (
+            vm.qmp.execute("device_add", arguments)
+            if face == "sync"
+            else asyncio.run(vm.qmp.aio.execute("device_add", arguments))
+        )
+    assert caught.value.path == "arguments.driver"
+    assert "'virtio-rng-pci'" in caught.value.hint
+    assert sent(vm) == before
+    assert noted()[-1] == ("device_add", "invalid")
+
+
+@pytest.mark.parametrize("driver", ["virtio-blk", "cfi.pflash01", "sd-card"])
+def test_a_device_under_another_name_or_not_for_users_is_qemus_to_judge(vm, driver):
     with pytest.raises(CommandError):
-        vm.qmp.execute("device_add", {"driver": "virtio-rng-pcy", "id": "x"})
-    assert vm.state == "running"
+        vm.qmp.execute("device_add", {"driver": driver, "id": "x"})
+
+
+def test_a_device_is_asked_about_once_by_all_machines(vm_factory, qemuvm):
+    begin = len(qemuvm.audited())
+    for vm in [vm_factory() for _ in range(2)]:
+        for _ in range(2):
+            with pytest.raises(InvalidArguments):
+                vm.qmp.execute("device_add", {"driver": "usb-tablet", "id": "x", "dispaly": "y"})
+    asked = [line for line in qemuvm.audited()[begin:] if line["command"] == "device-list-properties"]
+    assert len(asked) <= 1
 
 
 def test_a_device_with_good_properties_is_added(vm):
@@ -328,6 +354,22 @@ def test_the_helpers_are_noted_as_well(vm, noted):
         pass
     commands = {command for command, _ in noted()}
     assert commands >= {"send-key", "screendump", "object-add", "device_add", "device_del", "object-del"}
+
+
+@pytest.mark.qemuvm(balloon=True)
+def test_typing_and_the_balloon_are_noted_as_well(vm, noted):
+    vm.type_text("ab")
+    assert [command for command, _ in noted()].count("send-key") == 2
+    with pytest.raises(WaitTimeout):  # there is no guest to follow
+        vm.balloon("64M", timeout=0.05)
+    assert ("balloon", "ok") in noted()
+
+
+def test_the_helpers_take_what_the_tests_own_calls_do_not(vm, tmp_path, caplog):
+    """Blocked for the test's own call, done by the helper that was given the path, and noted either way."""
+    with pytest.raises(CommandBlocked):
+        vm.qmp.execute("screendump", {"filename": str(tmp_path / "x.ppm")})
+    assert vm.screenshot(tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize(
