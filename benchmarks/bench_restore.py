@@ -1,13 +1,13 @@
 """``vm.restore`` in place against QEMU's own snapshot-load by hand.
 
-``python benchmarks/bench_restore.py [rounds]``. Two machines of one command line take turns in one process, so
-that a busy host is busy for both: take ratios from it, not milliseconds.
+``python benchmarks/bench_restore.py [rounds]``. Two machines of one command line take turns in one process,
+so that a busy host is busy for both: take ratios from it, not milliseconds.
 
 The raw script has one socket, no threads and no checks of its own. It says what it must (``stop``,
-``snapshot-load``, the wait for the job's end, ``job-dismiss``, ``cont``), and it ends when the guest's agent has
-answered, because a machine whose memory was loaded and whose guest is not heard from is of no use to a test. What
-the harness does besides is to look whether the way back is free, and to give the guest the time and new entropy:
-the column "with the time" has the script do that too. "load only" ends with the job.
+``snapshot-load``, the wait for the job's end, ``job-dismiss``, ``cont``), and it ends when the guest's agent
+has answered, because a machine whose guest is not heard from is of no use to a test. What the harness does
+besides is to look whether the way back is free, and to give the guest the time and new entropy: the column
+"with the time" has the script do that too. "load only" ends with the job.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def main() -> None:
     print(f"  harness                            {restore:8.1f} ms")
     ratios = [statistics.median(row[3] / row[number] for row in rows) for number in range(3)]
     print(
-        f"  ratio to these {ratios[0]:.2f}, {ratios[1]:.2f}, {ratios[2]:.2f}; at most {BOUND} wanted of the second"
+        f"  ratio to these {ratios[0]:.2f}, {ratios[1]:.2f}, {ratios[2]:.2f}; "
+        f"at most {BOUND} wanted of the second"
     )
 
 

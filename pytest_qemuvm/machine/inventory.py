@@ -1,7 +1,7 @@
 """What is plugged at one moment, exactly; and the way back to it, whatever came and went since.
 
 The way back begins when the machine stands still and ends before its memory is loaded, so no guest has to
-agree to anything: what it would have to let go is dropped by a reset, of which the load leaves nothing.
+agree to anything: what it would have to let go is ejected in its place, and it never knows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.devices.steps import AddDevice, AddSocketChardev
 from pytest_qemuvm.errors import CommandError, DiskStateError, UnplugRejected, VMStateError
 from pytest_qemuvm.machine.hotdevice import Cdrom
+from pytest_qemuvm.machine.qtest import HeldHands
 from pytest_qemuvm.machine.whereabouts import exact_place
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class WayBack:
         ]
 
     def unplug_what_a_guest_must_let_go(self, deadline: Deadline) -> None:
-        """Unplug, as always, what no reset drops: processors and memory. Raises as an unplug does."""
+        """Unplug, as always, what only a guest ejects: processors and memory. Raises as an unplug does."""
         self._check_processors()
         for device in self._leaving:
             if not _can_be_dropped(device):
@@ -195,9 +196,8 @@ class WayBack:
                 if error.class_ != "DeviceNotFound" and "process of unplug" not in error.desc:
                     raise
         if any(device.kind.parting(device.spec) == "asked" for device in devices):
-            since = qmp.events.last
-            qmp.execute("system_reset", timeout=deadline)
-            qmp.wait_event("RESET", since=since, timeout=deadline)
+            hands = self._live.played_guest or HeldHands(qmp, self._live.plan.machine.name)
+            hands.eject_pending()
         for device in devices:
             wanted = {"device": device.id}
             qmp.wait_event("DEVICE_DELETED", wanted, since=self._live.since, timeout=deadline)
@@ -222,6 +222,6 @@ class WayBack:
 
 
 def _can_be_dropped(device: HotDevice) -> bool:
-    """Return whether it goes by a reset at the latest."""
+    """Return whether it goes when it is ejected in the guest's place."""
     parting = device.kind.parting(device.spec)
     return parting == "at once" or (parting == "asked" and device.kind.bus(device.spec) == "slot")

@@ -80,6 +80,10 @@ class Moments(Lifecycle):
                 live.renewal_due = snapshot.state != "running"
                 if snapshot.state == "running":
                     live.qmp.execute("cont", timeout=deadline)
+                elif self.state != "paused":
+                    # QEMU loads a state, and goes on calling the machine panicked until it has run.
+                    live.qmp.execute("cont", timeout=deadline)
+                    live.qmp.execute("stop", timeout=deadline)
             if snapshot.state == "running":
                 live.renew(deadline)
             self._recorder.switched(live, snapshot.state)

@@ -171,9 +171,21 @@ def test_a_guest_that_has_panicked_lives_again(vm, coherence):
         vm.restore("clean")
         assert vm.state == "running"
         assert vm.run("echo alive").stdout == "alive\n"
-        with vm.hotplug(DiskSpec("16M")):
-            pass
+        vm.hotplug(DiskSpec("16M")).unplug()
+        vm.hotplug(DiskSpec("16M"))
     assert coherence.check() == []
+
+
+def test_a_machine_that_was_paused_before_it_panicked_is_paused(vm):
+    vm.pause()
+    vm.snapshot("paused")
+    vm.resume()
+    with pytest.raises(VMStateError):
+        vm.run("echo c >/proc/sysrq-trigger")
+    vm.restore("paused")
+    assert (vm.state, vm.record.state) == ("paused", "paused")
+    vm.resume()
+    assert vm.run("echo alive").stdout == "alive\n"
 
 
 def test_a_guest_that_has_restarted_since_goes_back_to_its_earlier_boot(vm):
