@@ -65,10 +65,14 @@ def make_image(plan: ImagePlan, path: Path) -> None:
 def _copy(source: str, path: Path) -> None:
     """Copy an image; holes stay holes. Raises QemuVMError."""
     try:
-        with open(source, "rb") as original, path.open("xb") as file:  # noqa: PTH123  # the path is a plan's string
-            copy_data(original.fileno(), file.fileno())
+        original = open(source, "rb")  # noqa: PTH123, SIM115  # the path is a plan's string
+        with original, path.open("xb") as file:  # a file that is there already is not ours to remove
+            try:
+                copy_data(original.fileno(), file.fileno())
+            except OSError:
+                path.unlink()
+                raise
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise QemuVMError(f"the disk image {source} cannot be copied to {path}: {error}") from error
 
 

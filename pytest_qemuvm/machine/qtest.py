@@ -1,9 +1,9 @@
 """The guest's hands, where nobody uses them: the ACPI registers by which it lets a PCI device go.
 
 Where there is no guest they are reached through QEMU's qtest protocol, a line and its answer
-(``docs/devel/testing/qtest.rst``); where there is one that stands still, through the human monitor. The registers are those of
-QEMU's ACPI PCI hot-plug (``docs/specs/acpi_pci_hotplug.rst``): select a bus, read which of its slots are to
-be ejected, write them back. The base is that of the machine's chipset; measured on QEMU 7.2 and 10.0.
+(``docs/devel/testing/qtest.rst``); where there is one that stands still, through the human monitor. They are
+those of QEMU's ACPI PCI hot-plug (``docs/specs/acpi_pci_hotplug.rst``): select a bus, read which of its slots
+are to be ejected, write them back. The base is that of the machine's chipset; measured on QEMU 7.2 and 10.0.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from pytest_qemuvm.errors import (
     SnapshotNotFound,
     nearest,
 )
+from pytest_qemuvm.machine.backends import remove
 from pytest_qemuvm.machine.saving import capabilities
 from pytest_qemuvm.plan import ImagePlan
 from pytest_qemuvm.spec.devices import DiskSpec
@@ -157,11 +158,14 @@ class Snapshots:
         )
         with ExitStack() as stack:
             self._provisioner.make_image(ImagePlan(str(self._path), "qcow2", _SIZE), stack)
+            undo = stack.enter_context(ExitStack())
             for step in steps:
+                undo.callback(remove, self._live.qmp, step.unplug())
                 command = step.plug()
                 self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
-                self._steps = (*self._steps, step)
+            undo.pop_all()  # QEMU takes them along when it ends
             self._live.on_close(stack.pop_all().close)
+        self._steps = steps
 
     def _note_needed(self) -> None:
         """Have the images stay that snapshots rest on."""

@@ -234,6 +234,19 @@ def test_a_command_that_never_ends_is_named_by_the_time_out_and_nothing_is_touch
     assert not vm.run("test -e /tmp/file", check=False).ok
 
 
+def test_a_command_that_was_given_up_is_not_carried_out_in_the_restored_guest(vm):
+    vm.snapshot("clean")
+    vm.pause()
+    with pytest.raises(WaitTimeout):
+        vm.run("touch /tmp/ghost", timeout=0.2)
+    vm.restore("clean")
+    with pytest.raises(WaitTimeout):
+        vm.run("sleep 30; touch /tmp/ghost", timeout=0.2)
+    vm.restore("clean")
+    assert vm.run("ls /tmp/ghost; ps | grep '[s]leep 30'", check=False).stdout == ""
+    assert [vm.run(f"echo {number}").stdout for number in range(3)] == [f"{number}\n" for number in range(3)]
+
+
 def test_while_another_thread_plugs_each_waits_for_the_other(vm_factory, coherence):
     vm = vm_factory(hotplug_slots=4)
     vm.snapshot("clean")
