@@ -16,8 +16,11 @@
      +-- GuestBootError (also WaitTimeout) QEMU runs, its guest never came up
      +-- VMStateError
      |    +-- AlreadyRunning, NotRunning
+     |    +-- SnapshotExists              the VM has a snapshot of that name
+     |    +-- CannotSave                  QEMU cannot save this machine, and says why
+     |    +-- RestoreFailed               the way back to a snapshot was begun and not ended
      +-- AmbiguousName                    several sessions have a VM of that name
-     +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound
+     +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound, SnapshotNotFound
      +-- DiskStateError
      |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
      +-- ImageModified                    an image of yours changed while it was in use
@@ -186,6 +189,22 @@ class AlreadyRunning(VMStateError):
 
 class NotRunning(VMStateError):
     """The VM is not running."""
+
+
+class SnapshotExists(VMStateError):
+    """The VM has a snapshot of that name already."""
+
+
+class CannotSave(VMStateError):
+    """QEMU cannot save this machine, and says why in ``details``."""
+
+
+class RestoreFailed(VMStateError):
+    """The way back to a snapshot was begun and could not be ended: the VM is neither here nor there."""
+
+
+class SnapshotNotFound(QemuVMError, LookupError):
+    """The VM has no snapshot of that name in this run."""
 
 
 class VMNotFound(QemuVMError, LookupError):

@@ -8,17 +8,18 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ChannelError, GuestCommandError, GuestCommandTimeout, WaitTimeout
 from pytest_qemuvm.guest import waker, wire
 from pytest_qemuvm.guest.channel import ExecResult, Interrupt
-from pytest_qemuvm.guest.port import Late, Port
+from pytest_qemuvm.guest.port import Late, Port, PortState
 from pytest_qemuvm.host.deadline import Deadline
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 PORTS = 4
 """How many ports a machine gives the agent: three for commands, the last to stop those that overrun."""
@@ -30,6 +31,8 @@ _KILL_SECONDS = 3.0
 _TRANSFER_SECONDS = 10.0
 """How long sending the output of a command that ended in time may take beyond its deadline."""
 _DEFAULT_DIRECTORY = b"/root"
+_AS_IT_IS = "-"
+"""What stands for a name that is not to be changed, and is none itself."""
 _RENEW_SECONDS = 5.0
 """After how long a clone is asked again; it takes 0.1 s under emulation."""
 
@@ -38,7 +41,8 @@ _RENEW_SECONDS = 5.0
 class Identity:
     """What a machine has that no other may have too."""
 
-    hostname: str
+    hostname: str | None = None
+    """None: hostname and machine-id stay what they are."""
     addresses: Mapping[str, str] = field(default_factory=dict)
     """MAC addresses by those that they replace."""
 
@@ -46,7 +50,44 @@ class Identity:
         """Return the words of a request that gives it to a guest, with the time as it is now."""
         waking = waker.message(time.time_ns(), os.urandom(waker.SEED_BYTES))
         pairs = (f"{old}={new}".lower().encode() for old, new in self.addresses.items())
-        return [wire.encode(self.hostname), secrets.token_hex(16).encode(), waker.for_printf(waking), *pairs]
+        names = (
+            (self.hostname, secrets.token_hex(16)) if self.hostname is not None else (_AS_IT_IS, _AS_IT_IS)
+        )
+        return [*map(wire.encode, names), waker.for_printf(waking), *pairs]
+
+
+class Hold:
+    """All ports of a channel, while nobody else may use them."""
+
+    def __init__(self, ports: Sequence[Port], renew: Callable[[Identity, Deadline], None]) -> None:
+        self._ports = ports
+        self._renew = renew
+
+    @property
+    def states(self) -> tuple[PortState, ...]:
+        """What is agreed with the guest now, by port."""
+        return tuple(port.state for port in self._ports)
+
+    def return_to(self, states: Iterable[PortState]) -> None:
+        """Go back to an earlier moment with the guest, which stands still."""
+        for port, state in zip(self._ports, states, strict=True):
+            port.return_to(state)
+
+    def renew(self, identity: Identity, deadline: Deadline) -> None:
+        """Give the guest, which runs again, the time as it is now, and new entropy.
+
+        Raises WaitTimeout where it does not answer, ChannelError where it could not do it.
+        """
+        try:
+            if self._ports[0].dirty:
+                self._ports[0].settle(deadline, first=0.0, every=0.1)
+            self._renew(identity, deadline)
+        except Late:
+            raise WaitTimeout(
+                f"the guest did not answer within {deadline.seconds:g} s of being restored",
+                waited_for="the guest's agent after a restore",
+                seconds=deadline.seconds,
+            ) from None
 
 
 class AgentChannel:
@@ -98,7 +139,24 @@ class AgentChannel:
         """
         with self._port(deadline, "the guest's agent in a clone", only=self._first) as port:
             port.adopt(boot)
-            status, error = self._renewed(port, identity, deadline)
+            self._renew(port, identity, deadline)
+
+    @contextlib.contextmanager
+    def held(self, deadline: Deadline) -> Iterator[Hold]:
+        """Wait until no command is under way, and let none begin meanwhile. Raises WaitTimeout.
+
+        Then nothing is on its way between host and guest, unless a command had to be given up before.
+        """
+        with contextlib.ExitStack() as stack:
+            for port in self._all:
+                if port is not self._control:
+                    self._take(deadline, "an end of the commands under way", port)
+                    stack.callback(self._give_back, port)
+            with self._control_lock:
+                yield Hold(self._all, partial(self._renew, self._first))
+
+    def _renew(self, port: Port, identity: Identity, deadline: Deadline) -> None:
+        status, error = self._renewed(port, identity, deadline)
         if status != 0:
             raise ChannelError(
                 "the guest of a clone could not be given an identity of its own",
@@ -207,9 +265,12 @@ class AgentChannel:
                 seconds=deadline.seconds,
             ) from None
         finally:
-            with self._changed:
-                self._free.append(port)
-                self._changed.notify_all()
+            self._give_back(port)
+
+    def _give_back(self, port: Port) -> None:
+        with self._changed:
+            self._free.append(port)
+            self._changed.notify_all()
 
     def _take(self, deadline: Deadline, waited_for: str, only: Port | None) -> Port:
         with self._changed:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_qemuvm.errors import ChannelError
@@ -27,6 +29,16 @@ class Late(Exception):  # internal; callers turn it into the error that names wh
 
 class Restarted(ChannelError):
     """The guest booted again while a request was under way; whether it was carried out is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortState:
+    """What was agreed with the agent on a port at one moment."""
+
+    boot: str | None
+    sequence: int
+    dirty: bool
+    debt: int
 
 
 class Port:
@@ -53,6 +65,25 @@ class Port:
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
+
+    @property
+    def state(self) -> PortState:
+        """What is agreed with the agent now."""
+        return PortState(self.boot, self.sequence, self.dirty, self._debt)
+
+    def return_to(self, state: PortState) -> None:
+        """Go back to an earlier moment, as the guest, which stands still, has done.
+
+        What it has said since then is dropped. Where a request was under way, then or now, a sync tells where
+        its rest ends.
+        """
+        under_way = self.dirty and self.boot is not None
+        with contextlib.suppress(BlockingIOError):
+            while self._sock.recv(_CHUNK):
+                pass
+        self._buffer.clear()
+        self.boot, self.sequence, self._debt = state.boot, state.sequence, state.debt
+        self.dirty = state.dirty or under_way
 
     def settle(self, deadline: Deadline, *, first: float, every: float) -> None:
         """Return once the agent has been heard, and nothing of an earlier request can come any more.

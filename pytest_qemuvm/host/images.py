@@ -10,6 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import ImageFormatError, QemuVMError, SpecError
+from pytest_qemuvm.host.memory import copy_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +37,9 @@ def make_image(plan: ImagePlan, path: Path) -> None:
     Raises SpecError for a backing image that is not what its format says, QemuVMError where the file cannot
     be written.
     """
+    if plan.copy_of is not None:
+        _copy(plan.copy_of, path)
+        return
     size = plan.size
     if plan.backing is not None:
         least = virtual_size(plan.backing, plan.backing_format or "raw")
@@ -61,6 +65,20 @@ def make_image(plan: ImagePlan, path: Path) -> None:
     if made != size:
         path.unlink()
         raise QemuVMError(f"the disk image {path} came out with {made} bytes instead of {size}")
+
+
+def _copy(source: str, path: Path) -> None:
+    """Copy an image; holes stay holes. Raises QemuVMError."""
+    try:
+        original = open(source, "rb")  # noqa: PTH123, SIM115  # the path is a plan's string
+        with original, path.open("xb") as file:  # a file that is there already is not ours to remove
+            try:
+                copy_data(original.fileno(), file.fileno())
+            except OSError:
+                path.unlink()
+                raise
+    except OSError as error:
+        raise QemuVMError(f"the disk image {source} cannot be copied to {path}: {error}") from error
 
 
 def _layout(size: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def vm_entry(vm: VM, *, changing: bool) -> VMEntry:
         process=(live.process.pid, live.process.ticks) if live is not None else None,
         changing=changing,
         run_dir=vm.run_dir,
-        plugged=_parts(devices),
+        plugged=_parts(devices, live.snapshots.nodes if live is not None else ()),
         sockets=frozenset(sockets),
     )
 
@@ -64,10 +64,10 @@ def disk_entry(disk: Disk) -> DiskEntry:
     return DiskEntry(disk.name, disk.path, state, disk.record.holder)
 
 
-def _parts(devices: Iterable[HotDevice]) -> Graph:
-    """Return what the harness has told QEMU to have for these devices."""
+def _parts(devices: Iterable[HotDevice], own_nodes: Iterable[str]) -> Graph:
+    """Return what the harness has told QEMU to have: for these devices, and block nodes for itself."""
     steps: list[Step] = []
-    nodes: set[str] = set()
+    nodes = set(own_nodes)
     for device in devices:
         steps += device.fragment.steps
         if isinstance(device, Cdrom):

@@ -64,14 +64,16 @@ class Departure:
                 self._await_parting(device, since, deadline)
             else:
                 # It has left QEMU's tree; it is gone for good when the event of its earlier unplug is there.
-                qmp.wait_event("DEVICE_DELETED", {"device": device.id}, since=0, timeout=deadline)
+                qmp.wait_event(
+                    "DEVICE_DELETED", {"device": device.id}, since=self._live.since, timeout=deadline
+                )
         except QmpTimeout as error:
             raise self._not_gone(device, deadline, "no answer") from error
 
     def _check_guest_lives(self, device: HotDevice) -> None:
         """Raise VMStateError where nobody can agree to an unplug any more."""
         for name in _GUEST_GONE:
-            if self._live.channel is not None and self._live.qmp.events.since(0, name):
+            if self._live.channel is not None and self._live.qmp.events.since(self._live.since, name):
                 how = "panicked" if name == "GUEST_PANICKED" else "switched itself off"
                 raise VMStateError(
                     f"the guest {how}, and cannot let {device.id!r} go: it is still plugged",

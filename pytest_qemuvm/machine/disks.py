@@ -21,7 +21,7 @@ from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_qemuvm.machine.hotdevice import HotDevice
@@ -174,6 +174,29 @@ class Disk:
     def attached_from_start(self, vm: VM, device: HotDevice) -> None:
         """Note that a VM has started with it."""
         self._note(vm, device)
+
+    @contextmanager
+    def coming_back(self, vm: VM, leaving: Sequence[HotDevice], deadline: Deadline) -> Iterator[None]:
+        """Hold it while a VM that goes back to a snapshot takes it again; ``leaving`` devices count as gone.
+
+        Raises AlreadyAttached, naming the holder.
+        """
+        with self._turn(deadline):
+            for holder, device in self._settled():
+                if not (holder is vm and device in leaving):
+                    raise AlreadyAttached(
+                        f"disk {self.name!r}, which the snapshot of VM {vm.name!r} needs, is attached to VM "
+                        f"{holder.name!r}",
+                        hint="detach it there first",
+                        holder=holder.name,
+                    )
+            yield
+
+    def came_back(self, vm: VM, device: HotDevice, size: int) -> None:
+        """Note that a VM has gone back to a snapshot in which it had that size and device."""
+        self.record.size = size
+        if (vm, device) not in self._settled():
+            self._note(vm, device)
 
     def attach(
         self,

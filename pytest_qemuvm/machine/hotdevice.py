@@ -51,6 +51,11 @@ class Engine(Protocol):
         """The machine's monitor."""
         ...
 
+    @property
+    def since(self) -> int:
+        """The number of the last event before the present life of the machine."""
+        ...
+
     def unplug(self, device: HotDevice, deadline: Deadline) -> None:
         """Unplug a device."""
 
@@ -138,7 +143,7 @@ class HotDevice:
         qmp = self._engine.qmp
         deadline = Deadline.after(timeout)
         # Asked first, so that an event between the two is not missed.
-        wait = qmp.events.wait("DEVICE_DELETED", {"device": self.id}, since=0)
+        wait = qmp.events.wait("DEVICE_DELETED", {"device": self.id}, since=self._engine.since)
         try:
             wait.result(deadline.remaining)
         except TimeoutError:
@@ -161,6 +166,15 @@ class Cdrom(HotDevice):
 
     _media = 0
     _nodes: tuple[str, ...] | None = None
+    _medium: Path | None = None
+    _was_changed = False
+
+    @property
+    def medium(self) -> Path | None:
+        """What is in it; None: nothing."""
+        if self._was_changed or not isinstance(self.spec, CdromSpec) or self.spec.path is None:
+            return self._medium
+        return Path(self.spec.path)
 
     def change_medium(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
         """Put another medium in; what is in the drive is taken out first.
@@ -180,6 +194,7 @@ class Cdrom(HotDevice):
             command = step.plug()
             qmp.execute(command.name, dict(command.arguments))
         qmp.execute("blockdev-insert-medium", {"id": self.id, "node-name": nodes[-1].node_name})
+        self._medium = path
         qmp.execute("blockdev-close-tray", {"id": self.id})
 
     def eject(self, *, force: bool = False) -> None:
@@ -194,6 +209,7 @@ class Cdrom(HotDevice):
             )
         if "inserted" in drive:
             qmp.execute("blockdev-remove-medium", {"id": self.id})
+        self._medium, self._was_changed = None, True
         for command in self.medium_removal():
             try:
                 remove(qmp, command)
@@ -206,6 +222,10 @@ class Cdrom(HotDevice):
                 ) from error
             self._nodes = self.medium_nodes()[1:]
         self._engine.uses.end(self.id)
+
+    def replugged(self) -> None:
+        """Note that it has been plugged again as its spec says."""
+        self._medium, self._was_changed, self._nodes = None, False, None
 
     def medium_removal(self) -> tuple[Command, ...]:
         """Return what removes the block nodes of the medium, the upper one first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.registry import kind_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.machine.uses import Uses
     from pytest_qemuvm.plan.model import PlannedDevice
+    from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DeviceSpec
 
@@ -47,6 +49,18 @@ SETTLED = "/run/qemuvm/settled"
 _ROLLBACK_SECONDS = 10.0
 """How long a guest is given to let go what it did not take in time."""
 _LOCKED = re.compile(r'Failed to get (shared )?"\w+" lock')
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What was plugged at one moment."""
+
+    devices: tuple[HotDevice, ...]
+    shells: tuple[HotDevice, ...]
+    """What was unplugged and stayed all the same."""
+    slots: Slots
+    settled: str | None
+    """The boot in which the guest was seen to be ready for plugs."""
 
 
 class HotPlug:
@@ -60,10 +74,13 @@ class HotPlug:
         """Which of the user's images the devices are on."""
         self._kinds = kinds
         self._catalogue = services.catalogue
-        self._supplier = Supplier(live, services, run_dir)
-        self._departure = Departure(live)
+        self.supplier = Supplier(live, services, run_dir)
+        """Who keeps its slots and images; for the harness."""
+        self.departure = Departure(live)
         self._devices = [self._from_the_start(device) for device in live.plan.devices]
         self._shells: list[HotDevice] = []
+        self.lost_processor = False
+        """Whether a processor was ever unplugged."""
         self._acting = services.acting
         self._settled: str | None = None
         """The boot in which the guest was seen to be ready for plugs."""
@@ -92,6 +109,43 @@ class HotPlug:
         return self._live.qmp
 
     @property
+    def since(self) -> int:
+        """The number of the last event before the present life of the machine."""
+        return self._live.since
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is plugged, and where there is room, as of now."""
+        return Ledger(tuple(self._devices), tuple(self._shells), self.supplier.slots, self._settled)
+
+    def return_to(self, ledger: Ledger) -> None:
+        """Make the ledger what it was: the devices have been brought back to it."""
+        self._devices, self._shells = list(ledger.devices), list(ledger.shells)
+        self.supplier.return_to(ledger.slots)
+        self._settled = ledger.settled
+
+    def gone(self, device: HotDevice) -> None:
+        """Note that a device has left QEMU, and remove what was behind it. Raises UnplugIncomplete."""
+        device.pending = self.departure.backends(device)
+        self.lost_processor = self.lost_processor or device.kind.needs == "cpu"
+        self._devices.remove(device)
+        device.plugged = False
+        self.supplier.free_slot(device.supplies)
+        self.clear_up(device)
+
+    def clear_up(self, device: HotDevice) -> None:
+        """Remove what is left behind a device that has gone, and look whether it has."""
+        self.departure.remove_backends(device)
+        self.supplier.remove_image(device.supplies)
+        self.departure.verify_absent(device)
+        self.uses.end(device.id)
+
+    def back(self, device: HotDevice) -> None:
+        """Note that a device has come back."""
+        device.plugged, device.pending = True, ()
+        self._devices.append(device)
+
+    @property
     def devices(self) -> tuple[HotDevice, ...]:
         """What is plugged now."""
         return tuple(self._devices) if self.alive else ()
@@ -115,14 +169,14 @@ class HotPlug:
         """
         kind = kind_of(spec, self._kinds)
         files_of(image_of(spec))  # what cannot be used is said before anything is touched
-        with self._turn(deadline), ExitStack() as undo:
-            self._await_settled(deadline)
-            supplies, images = self._supplier.supply(kind, spec, image, undo)
+        with self.turn(deadline), ExitStack() as undo:
+            self.await_settled(deadline)
+            supplies, images = self.supplier.supply(kind, spec, image, undo)
             fragment = kind.fragment(spec, supplies)
             self._check(kind, fragment, deadline)
             undo.callback(self.uses.end, supplies.place.id)
-            self._watch(spec, supplies.place.id)
-            self._supplier.make_images(images, undo)
+            self.watch(spec, supplies.place.id)
+            self.supplier.make_images(images, undo)
             device = handle_for(spec)(self, kind, spec, supplies, fragment)
             device.owner = self._acting()
             done: list[Step] = []
@@ -139,7 +193,7 @@ class HotPlug:
             undo.pop_all()
         return device
 
-    def _watch(self, spec: DeviceSpec, name: str) -> None:
+    def watch(self, spec: DeviceSpec, name: str) -> None:
         """Note what the user's image or medium is like before the device has it."""
         if images := image_of(spec):
             self.uses.begin(name, images)
@@ -158,11 +212,11 @@ class HotPlug:
         for step in device.fragment.steps:
             done.append(step)
             try:
-                self._execute(step.plug(), deadline)
+                self.execute(step.plug(), deadline)
             except (SpecError, InUse):
                 done.pop()  # refused; with any other failure nobody knows
                 raise
-        self._verify_present(device)
+        self.verify_present(device)
         device.supplies = look(self._live.qmp, device)
         self._await_guest(device, deadline)
         device.plugged = True
@@ -177,7 +231,7 @@ class HotPlug:
         backends = [step for step in done if step is not device.fragment.steps[-1]]
         try:
             if len(backends) < len(done):
-                self._departure.part(device, Deadline.after(_ROLLBACK_SECONDS))
+                self.departure.part(device, Deadline.after(_ROLLBACK_SECONDS))
         except QemuVMError as problem:
             if isinstance(problem, QmpDisconnected) or not self._live.alive:
                 return True
@@ -185,7 +239,7 @@ class HotPlug:
             return False
         device.pending = tuple(step.unplug() for step in reversed(backends))
         try:
-            self._departure.remove_backends(device)
+            self.departure.remove_backends(device)
         except QmpDisconnected:
             pass
         except QemuVMError as problem:
@@ -193,7 +247,7 @@ class HotPlug:
         return True
 
     @contextmanager
-    def _turn(self, deadline: Deadline) -> Iterator[None]:
+    def turn(self, deadline: Deadline) -> Iterator[None]:
         """Wait until no other thread plugs or unplugs. Raises WaitTimeout."""
         if not self._lock.acquire(timeout=deadline.remaining):
             raise WaitTimeout(
@@ -206,7 +260,7 @@ class HotPlug:
         finally:
             self._lock.release()
 
-    def _await_settled(self, deadline: Deadline) -> None:
+    def await_settled(self, deadline: Deadline) -> None:
         """Wait, once for each boot, until the guest has what notices a plug.
 
         It goes on booting after its agent answers. Raises VMStateError where it does not run at all.
@@ -228,7 +282,7 @@ class HotPlug:
         """Note that the guest of that boot is ready for plugs: it was when it was saved."""
         self._settled = boot
 
-    def _execute(self, command: Command, deadline: Deadline) -> None:
+    def execute(self, command: Command, deadline: Deadline) -> None:
         """Tell QEMU; what it does not know is told with what it knows."""
         try:
             self._live.qmp.execute(command.name, dict(command.arguments), timeout=deadline)
@@ -246,7 +300,8 @@ class HotPlug:
                 self._catalogue.hint(driver, error.desc),
             ) from error
 
-    def _verify_present(self, device: HotDevice) -> None:
+    def verify_present(self, device: HotDevice) -> None:
+        """Look into QEMU's own list of devices. Raises QemuVMError."""
         known = peripherals(self._live.qmp)
         if device.id not in known:
             raise QemuVMError(f"QEMU took {device.id!r} and does not have it", ", ".join(sorted(known)))
@@ -267,7 +322,7 @@ class HotPlug:
 
     def unplug(self, device: HotDevice, deadline: Deadline) -> None:
         """Unplug a device; it leaves the ledger only when it is gone."""
-        with self._turn(deadline):
+        with self.turn(deadline):
             if not self._live.alive or (device not in self._devices and not device.pending):
                 device.plugged = False
                 raise NotAttached(f"{device.id!r} is not plugged in any more")
@@ -281,15 +336,10 @@ class HotPlug:
                 return
             if device in self._devices:
                 self._look_at_last(device)
-                self._departure.part(device, deadline)
+                self.departure.part(device, deadline)
                 # From here on it has gone, whatever becomes of what was behind it.
-                device.pending = self._departure.backends(device)
-                self._devices.remove(device)
-                device.plugged = False
-                self._supplier.free_slot(device.supplies)
-            self._departure.remove_backends(device)
-            self._supplier.remove_image(device.supplies)
-            self._departure.verify_absent(device)
-            self.uses.end(device.id)
-            self._departure.await_gone_in_guest(device, deadline)
+                self.gone(device)
+            else:
+                self.clear_up(device)
+            self.departure.await_gone_in_guest(device, deadline)
             self.uses.check()

@@ -50,6 +50,13 @@ class Interrupt:
         for listener in listeners:
             listener()
 
+    def clear(self) -> None:
+        """Take the reason back: the guest that gave it has been restored to an earlier moment."""
+        with self._lock:
+            if self._reason is not None and self._fd >= 0:
+                os.eventfd_read(self._fd)
+            self._reason = None
+
     def listen(self, listener: Callable[[], object]) -> None:
         """Call back when it is raised, at once if it has been; for those who cannot poll."""
         with self._lock:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import AlreadyRunning, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.live import WAKE_SECONDS
 from pytest_qemuvm.machine.starting import Starting
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ class Lifecycle(Starting):
         """Let its processors run on. Raises NotRunning, and VMStateError unless it is paused."""
         with self._change("resume"):
             self._switch("cont", "RESUME", "paused", "running")
+            live = self._running()
+            if live.renewal_due:
+                live.renew(Deadline.after(WAKE_SECONDS))
 
     def delete(self) -> None:
         """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent.

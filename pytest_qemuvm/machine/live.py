@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.process import QemuProcess
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.hotplug import HotPlug
+    from pytest_qemuvm.machine.snapshots import Snapshots
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.qmp.events import Event
     from pytest_qemuvm.qmp.warden import Warden
@@ -76,6 +77,10 @@ class Live:
         """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
+        self.since = 0
+        """The number of the last event before the present life of the guest: a restore begins another."""
+        self.renewal_due = False
+        """True while the guest stands still since a restore, and has neither the time nor new entropy."""
         self._stack = stack
         self.qmp: Qmp
         """The harness's own face of the monitor."""
@@ -86,6 +91,7 @@ class Live:
         self.played_guest: PlayedGuest | None = None
         """What lets devices go where there is no guest to do it."""
         self.hotplug: HotPlug
+        self.snapshots: Snapshots
 
     @classmethod
     def launch(
@@ -119,8 +125,7 @@ class Live:
             live.tests_qmp = Qmp(loop, provisioned.sockets["qmp"], death=process, warden=warden)
             live.qmp = live.tests_qmp.for_harness()
             stack.callback(live.qmp.close)
-            wait = live.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=0)
-            wait.add_done_callback(live._on_guest_gone)
+            live._watch_guest()
             if plan.guest:  # one of the user's may reset as it likes
                 reset = live.qmp.events.wait("RESET", {"guest": True}, since=0)
                 reset.add_done_callback(live._on_guest_reset)
@@ -171,12 +176,15 @@ class Live:
         self._is_up()
 
     def await_clone(self, boot_id: str, identity: Identity) -> None:
-        """Wait until the guest of a clone, whose state has been loaded, answers. Raises GuestBootError."""
+        """Let a clone go, whose state has been loaded, and wait until its guest, if any, answers.
+
+        Raises GuestBootError.
+        """
         deadline = Deadline.after(WAKE_SECONDS)
-        assert self.channel is not None
         try:
             self.qmp.execute("cont")
-            self.channel.renew(boot_id, identity, deadline)
+            if self.channel is not None:
+                self.channel.renew(boot_id, identity, deadline)
         except (WaitTimeout, VMStateError, QmpDisconnected) as error:
             raise self._boot_error(
                 f"the guest of the clone {self.plan.name!r} did not come up: {error.brief}",
@@ -184,6 +192,15 @@ class Live:
                 deadline,
             ) from error
         self._is_up()
+
+    def renew(self, deadline: Deadline) -> None:
+        """Give a guest that has been restored the time as it is now, and new entropy. Raises WaitTimeout."""
+        if self.channel is not None:
+            from pytest_qemuvm.guest.agent import Identity  # noqa: PLC0415  # bare has none
+
+            with self.channel.held(deadline) as hold:
+                hold.renew(Identity(), deadline)
+        self.renewal_due = False
 
     def _is_up(self) -> None:
         self.ready = True
@@ -231,7 +248,7 @@ class Live:
 
     def _on_guest_gone(self, wait: Future[Event]) -> None:
         """Note that the guest panicked or switched itself off. On the loop's thread."""
-        if wait.exception() is not None:
+        if wait.exception() is not None or wait.result().seq <= self.since:
             return
         event = wait.result()
         if event.name == "GUEST_PANICKED":
@@ -241,6 +258,19 @@ class Live:
         # QEMU was told to stay after a shutdown, so that the event could not get lost. Now it may go.
         self.stopped_by = self.stopped_by or "powerdown"
         self.qmp.post("quit")
+
+    def _watch_guest(self) -> None:
+        """Listen for what ends the present life of the guest."""
+        wait = self.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=self.since)
+        wait.add_done_callback(self._on_guest_gone)
+
+    def begin_anew(self) -> None:
+        """Forget that the guest panicked: it is about to go on from a moment before that."""
+        before, self.since = self.since, self.qmp.events.last
+        self.panic_seen = False
+        if self.qmp.events.since(before, "GUEST_PANICKED"):
+            self.interrupt.clear()
+            self._watch_guest()
 
     def _on_guest_reset(self, wait: Future[Event]) -> None:
         """Note a guest that reset itself in its first boot: it would go on doing so. On the loop's thread.
@@ -257,7 +287,7 @@ class Live:
         """What the console said last, where the guest panicked and nobody was told or waited for it."""
         if self.panic_seen:
             return None
-        panics = self.qmp.events.since(0, "GUEST_PANICKED")
+        panics = self.qmp.events.since(self.since, "GUEST_PANICKED")
         return self.console.tail() if any(not self.qmp.events.was_shown(event) for event in panics) else None
 
     def _panicked(self) -> QemuVMError:

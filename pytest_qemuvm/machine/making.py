@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_qemuvm.errors import CannotSave
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.memory import MemoryFile, copy_file
 from pytest_qemuvm.host.saves import RAM_FILE, STATE_FILE, LoadedSave, Manifest
-from pytest_qemuvm.machine.saving import CannotSave, make_ready, save_state
+from pytest_qemuvm.machine.saving import make_ready, save_state
 from pytest_qemuvm.plan import plan_machine
 
 if TYPE_CHECKING:

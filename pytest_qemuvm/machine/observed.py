@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.vm import VMSpec
 
 
+_AT_REST = ("prelaunch", "restore-vm", "save-vm", "finish-migrate", "postmigrate")
+"""QEMU's words for processors that stand still for the harness's sake, or were never let go."""
+
+
 class Observed:
     """A VM as it is now.
 
@@ -90,7 +94,8 @@ class Observed:
         """How the present run, or the last one, came up: ``clone`` or ``cold``; None before the first."""
         if self._last is None:
             return None
-        return "clone" if self._last.plan.memory == "clone" else "cold"
+        plan = self._last.plan
+        return "clone" if plan.memory == "clone" or plan.waits else "cold"
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -128,7 +133,7 @@ class Observed:
             return "stopped"
         if status == "guest-panicked":
             live.panic_seen = True
-        return "paused" if status == "prelaunch" else str(status)
+        return "paused" if status in _AT_REST else str(status)
 
     @property
     def pid(self) -> int | None:

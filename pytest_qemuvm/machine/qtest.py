@@ -1,19 +1,23 @@
-"""The guest's hands, where there is no guest: the ACPI registers by which it lets a PCI device go.
+"""The guest's hands, where nobody uses them: the ACPI registers by which it lets a PCI device go.
 
-QEMU's qtest protocol is a line and its answer (``docs/devel/testing/qtest.rst``). The registers are those of
-QEMU's ACPI PCI hot-plug (``docs/specs/acpi_pci_hotplug.rst``): select a bus, read which of its slots are to
-be ejected, write them back. The base is that of the machine's chipset; measured on QEMU 7.2 and 10.0.
+Where there is no guest they are reached through QEMU's qtest protocol, a line and its answer
+(``docs/devel/testing/qtest.rst``); where there is one that stands still, through the human monitor. They are
+those of QEMU's ACPI PCI hot-plug (``docs/specs/acpi_pci_hotplug.rst``): select a bus, read which of its slots
+are to be ejected, write them back. The base is that of the machine's chipset; measured on QEMU 7.2 and 10.0.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
     import socket
+
+    from pytest_qemuvm.qmp import Qmp
 
 BASES = {"q35": 0xCC0, "pc": 0xAE00}
 """Where the registers are, by machine type."""
@@ -23,13 +27,11 @@ _BUSES = 72
 _ANSWER_SECONDS = 10.0
 
 
-class PlayedGuest:
+class Hands(ABC):
     """Ejects what QEMU asks the guest to let go."""
 
-    def __init__(self, sock: socket.socket, machine: str) -> None:
+    def __init__(self, machine: str) -> None:
         self._base = BASES[machine]
-        sock.settimeout(_ANSWER_SECONDS)
-        self._lines = sock.makefile("rwb", buffering=0)
         self._lock = threading.Lock()
 
     def eject_pending(self) -> int:
@@ -37,13 +39,58 @@ class PlayedGuest:
         ejected = 0
         with self._lock:
             for bus in range(_BUSES):
-                self._ask(f"outl {self._base + _SELECT:#x} {bus:#x}")
-                slots = int(self._ask(f"inl {self._base + _DOWN:#x}"), 16)
+                self._write(self._base + _SELECT, bus)
+                slots = self._read(self._base + _DOWN)
                 if slots == 0:  # also where there is no bus of that number
                     continue
-                self._ask(f"outl {self._base + _EJECT:#x} {slots:#x}")
+                self._write(self._base + _EJECT, slots)
                 ejected += 1
         return ejected
+
+    @abstractmethod
+    def _write(self, port: int, value: int) -> None:
+        """Write four bytes to a port of the machine."""
+
+    @abstractmethod
+    def _read(self, port: int) -> int:
+        """Read four bytes from a port of the machine."""
+
+
+class HeldHands(Hands):
+    """Those of a guest that stands still, and will not know: it is about to be restored."""
+
+    def __init__(self, qmp: Qmp, machine: str) -> None:
+        super().__init__(machine)
+        self._qmp = qmp
+
+    def _write(self, port: int, value: int) -> None:
+        self._say(f"o /w {port:#x} {value:#x}")
+
+    def _read(self, port: int) -> int:
+        answer = self._say(f"i /w {port:#x}")
+        try:
+            return int(answer.rpartition("=")[2], 16)
+        except ValueError:
+            raise QemuVMError("QEMU's human monitor reads no port of the machine", answer) from None
+
+    def _say(self, line: str) -> str:
+        arguments = {"command-line": line}
+        return str(self._qmp.execute("human-monitor-command", arguments, allow_dangerous=True))
+
+
+class PlayedGuest(Hands):
+    """Those of a guest that is not there."""
+
+    def __init__(self, sock: socket.socket, machine: str) -> None:
+        super().__init__(machine)
+        sock.settimeout(_ANSWER_SECONDS)
+        self._lines = sock.makefile("rwb", buffering=0)
+
+    def _write(self, port: int, value: int) -> None:
+        self._ask(f"outl {port:#x} {value:#x}")
+
+    def _read(self, port: int) -> int:
+        return int(self._ask(f"inl {port:#x}"), 16)
 
     def _ask(self, line: str) -> str:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import CommandError, QemuVMError, QmpTimeout, WaitTimeout
+from pytest_qemuvm.errors import CannotSave, CommandError, QmpTimeout, WaitTimeout
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.quiet import wait_quiet
 from pytest_qemuvm.machine.hotplug import SETTLED
@@ -25,10 +25,8 @@ STATE_SECONDS = 60.0
 _WARM_UP = "for word in true; do /bin/busybox true; cat /proc/uptime; date; done"
 """What a first command needs, so that it lies in the memory that is saved."""
 _STATE = "state"
-
-
-class CannotSave(QemuVMError):
-    """QEMU cannot save this machine, and says why."""
+_UNLIMITED = 1 << 40
+"""Bytes a second."""
 
 
 def make_ready(live: Live, deadline: Deadline) -> None:
@@ -41,28 +39,32 @@ def make_ready(live: Live, deadline: Deadline) -> None:
     wait_quiet(live.process.pid, deadline)
 
 
-def save_state(live: Live, target: MemoryFile) -> None:
-    """Stop a machine whose memory is shared, and write the state of its devices; it does not run on.
+def save_state(live: Live, target: MemoryFile, *, whole: bool = False) -> None:
+    """Stop a machine, and write the state of its devices; it stands still then, and its images are closed.
 
-    Raises CannotSave where one of its devices cannot be saved.
+    ``whole`` writes its memory as well, which else has to be in a shared file. Raises CannotSave where one of
+    its devices cannot be saved.
     """
     qmp = live.qmp
     since = qmp.events.last
     qmp.execute("stop")
-    qmp.execute("migrate-set-capabilities", _capabilities())
+    qmp.execute("migrate-set-capabilities", capabilities(whole=whole))
+    if whole:
+        # The default is for networks.
+        qmp.execute("migrate-set-parameters", {"max-bandwidth": _UNLIMITED})
     qmp.name_fd(_STATE, target)
     try:
         qmp.execute("migrate", {"uri": f"fd:{_STATE}"}, timeout=STATE_SECONDS)
     except CommandError as error:
-        raise CannotSave(f"QEMU cannot save this machine: {error.desc}") from error
+        raise CannotSave("QEMU cannot save this machine", error.desc) from error
     _await(qmp, since, "save")
 
 
-def load_state(live: Live, source: MemoryFile) -> None:
-    """Load the state into a clone that waits for it. Raises QemuVMError where QEMU cannot."""
+def load_state(live: Live, source: MemoryFile, *, whole: bool = False) -> None:
+    """Load the state into a machine that waits for it. Raises QemuVMError where QEMU cannot."""
     qmp = live.qmp
     since = qmp.events.last
-    qmp.execute("migrate-set-capabilities", _capabilities())
+    qmp.execute("migrate-set-capabilities", capabilities(whole=whole))
     # A descriptor of its own for each: they would share the position in the file.
     own = source.reopen()
     try:
@@ -73,9 +75,10 @@ def load_state(live: Live, source: MemoryFile) -> None:
     _await(qmp, since, "load")
 
 
-def _capabilities() -> dict[str, object]:
-    names = ("x-ignore-shared", "events")
-    return {"capabilities": [{"capability": name, "state": True} for name in names]}
+def capabilities(*, whole: bool) -> dict[str, object]:
+    """Return what QEMU is told of how to save and load: with the memory, or all but what is shared."""
+    states = {"x-ignore-shared": not whole, "events": True}
+    return {"capabilities": [{"capability": name, "state": state} for name, state in states.items()]}
 
 
 def _await(qmp: Qmp, since: int, what: str) -> None:

@@ -16,17 +16,24 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.clones import LiveTemplates
     from pytest_qemuvm.machine.observed import Observed
+    from pytest_qemuvm.machine.template import Template
+    from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.machine.wardens import Wardens
+    from pytest_qemuvm.spec.vm import VMSpec
 
 
 class Registry(Protocol):
-    """Who is told what becomes of a VM."""
+    """Who is told what becomes of a VM, and makes others."""
 
     def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
 
     def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone and its name is free."""
+
+    def make_vm(self, name: str | None, spec: VMSpec, template: Template, owner: str) -> VM:
+        """Make a VM, which is not started."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,17 +14,47 @@ from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import Live
 from pytest_qemuvm.machine.observed import Observed
 from pytest_qemuvm.machine.saving import load_state
-from pytest_qemuvm.machine.uses import LAUNCH
+from pytest_qemuvm.machine.snapshots import Snapshots
+from pytest_qemuvm.machine.uses import LAUNCH, image_of
 from pytest_qemuvm.plan import RAM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.machine.clones import Clone
+    from pytest_qemuvm.plan import MachinePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a machine is to go on from, that another has left."""
+
+    plan: MachinePlan
+    state: MemoryFile
+    """The state of its devices, and its memory."""
+    boot_id: str
+    """The guest's boot; empty where there is nobody to ask."""
+    addresses: dict[str, str]
+    """MAC addresses of the other machine, and what replaces them."""
+    console: str
+    """What the other's console has said."""
 
 
 class Starting(Observed):
     """The beginnings of a VM's runs."""
+
+    def prepare_as(self, plan: MachinePlan) -> None:
+        """Make the files of a VM that goes on from another's state, of which nobody writes to a disk now."""
+        self._plan = plan
+        asked_for = {device.id for device in self.blueprint.plan().devices}
+        added = [device for device in plan.devices if device.id not in asked_for]
+        self._images = (*self._images, *(image for device in added for image in image_of(device.spec)))
+        self._prepare()
+
+    def go_on(self, moment: Moment) -> None:
+        """Start it with the state of another. Raises GuestBootError, QemuVMError where it cannot load it."""
+        self._start_loaded({}, moment)
 
     def _start(self) -> None:
         self._reap()
@@ -64,15 +94,20 @@ class Starting(Observed):
         self._plan = replace(clone.plan, booting=self._plan.booting or self._plan)
         self._prepare()
         save = clone.save
+        manifest = save.save.manifest
+        addresses = dict(zip(manifest.macs, (nic.mac for nic in clone.plan.nics), strict=True))
+        moment = Moment(clone.plan, save.state, manifest.boot_id, addresses, save.console)
+        self._start_loaded({RAM: save.ram.fileno()}, moment)
+
+    def _start_loaded(self, files: Mapping[str, int], moment: Moment) -> None:
+        """Start it, and have it go on from a moment that was saved."""
         # What the console said before is the beginning of what it says.
-        Path(clone.plan.console_log).write_text(save.console, encoding="utf-8")
-        live = self._launch({RAM: save.ram.fileno()}, save.console)
+        Path(moment.plan.console_log).write_text(moment.console, encoding="utf-8")
+        live = self._launch(files, moment.console)
         try:
-            load_state(live, save.state)
-            manifest = save.save.manifest
-            addresses = zip(manifest.macs, (nic.mac for nic in clone.plan.nics), strict=True)
-            live.await_clone(manifest.boot_id, Identity(self.name, dict(addresses)))
-            live.hotplug.settled(manifest.boot_id)
+            load_state(live, moment.state, whole=moment.plan.waits)
+            live.await_clone(moment.boot_id, Identity(self.name, moment.addresses))
+            live.hotplug.settled(moment.boot_id)
         except BaseException:
             self._end(live, "quit")
             raise
@@ -96,6 +131,7 @@ class Starting(Observed):
         )
         live.on_close(self._uses.end_plugged)
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
+        live.snapshots = Snapshots(live, self._run_dir, services.provisioner)
         self._live = self._last = live
         self._recorder.started(live)
         services.registry.vm_started(self)

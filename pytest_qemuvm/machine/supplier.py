@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan.model import ImagePlan
+    from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.spec.devices import DeviceSpec
 
 
@@ -38,6 +39,8 @@ class Supplier:
         self._slots = SlotLedger(live.plan.free_ports, live.plan.held_ports)
         self._numbers: dict[str, itertools.count[int]] = {}
         self._images: set[Path] = set()
+        self.needed: set[Path] = set()
+        """Images that stay when their device has gone: a snapshot rests on them."""
         live.on_close(self._remove_images)
 
     def supply(
@@ -82,9 +85,18 @@ class Supplier:
     def remove_image(self, supplies: Supplies) -> None:
         """Remove the image behind a device that is gone, if it was made for that device."""
         path = Path(supplies.image.path) if supplies.image is not None else None
-        if path in self._images:
+        if path in self._images and path not in self.needed:
             self._images.discard(path)
             path.unlink(missing_ok=True)
+
+    @property
+    def slots(self) -> Slots:
+        """Which slots are free, and what holds the others."""
+        return self._slots.state
+
+    def return_to(self, slots: Slots) -> None:
+        """Make the slots what they were."""
+        self._slots.return_to(slots)
 
     def _remove_images(self) -> None:
         """Remove the images made for devices that went with the machine."""

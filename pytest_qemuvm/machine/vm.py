@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
+from pytest_qemuvm.machine.moments import Moments
 from pytest_qemuvm.machine.outside import Outside
 from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.properties import NO_PROPERTIES
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.properties import PropertyValue
 
 
-class VM(Inside, Outside):
+class VM(Inside, Outside, Moments):
     """A virtual machine of a test, made by ``vm_factory``.
 
     Its life is in ``lifecycle``, what a test does in its guest in ``inside``, what it does to it from outside
-    in ``outside``.
+    in ``outside``; how it goes back, and goes on twice, in ``moments``.
     """
 
     def _start(self) -> None:

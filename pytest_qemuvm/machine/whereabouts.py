@@ -40,6 +40,38 @@ def look(qmp: Qmp, device: HotDevice) -> Supplies:
     return replace(supplies, facts=facts)
 
 
+_EXACT: dict[Bus, tuple[str, ...]] = {
+    "slot": ("addr", "memaddr"),
+    "scsi": ("channel", "scsi-id", "lun"),
+    "vserial": ("nr",),
+    "board": ("addr", "slot", "node"),
+}
+
+
+def exact_place(qmp: Qmp, device: HotDevice) -> dict[str, Any]:
+    """Return what has to be said of a device for it to come to the very same place again."""
+    if device.kind.needs == "cpu":  # it is all in its fragment
+        return {}
+    bus = device.kind.bus(device.spec)
+    if bus == "usb":
+        return _on_usb(qmp, device.id)
+    entries = qmp.execute("qom-list", {"path": f"/machine/peripheral/{device.id}"})
+    known = {entry["name"] for entry in entries}
+    exact = {key: _property(qmp, device.id, key) for key in _EXACT[bus] if key in known}
+    if "multifunction" in known:  # on PCI; a module of memory has an address of another kind
+        slot, function = _slot(exact["addr"])
+        exact["addr"] = f"{slot:x}.{function}"
+    return exact
+
+
+def _slot(addr: object) -> tuple[int, int]:
+    """Return slot and function of a PCI device's ``addr``: a number, or two as text."""
+    if isinstance(addr, int):
+        return addr >> 3, addr & 7
+    slot, _, function = str(addr).partition(".")
+    return int(slot, 16), int(function or "0", 16)
+
+
 def _property(qmp: Qmp, name: str, key: str) -> Any:
     return qmp.execute("qom-get", {"path": f"/machine/peripheral/{name}", "property": key})
 
@@ -81,5 +113,5 @@ def _address_in_guest(qmp: Qmp, device: HotDevice) -> str:
     if bus.startswith("rp"):
         port, function = root_port_address(int(bus.removeprefix("rp")))
         return f"/sys/bus/pci/devices/0000:00:{port:02x}.{function}/0000:*"
-    slot = _property(qmp, device.id, "addr")
-    return f"/sys/bus/pci/devices/0000:00:{int(str(slot).partition('.')[0], 16):02x}.0"
+    slot, _ = _slot(_property(qmp, device.id, "addr"))
+    return f"/sys/bus/pci/devices/0000:00:{slot:02x}.0"

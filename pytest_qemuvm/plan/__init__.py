@@ -1,6 +1,25 @@
 """From a spec to everything that a launch needs, decided before anything is done. No effects."""
 
 from pytest_qemuvm.plan.machine import plan_machine
-from pytest_qemuvm.plan.model import MONITOR, RAM, ImagePlan, MachinePlan, PlannedNic, Surroundings
+from pytest_qemuvm.plan.model import (
+    MONITOR,
+    RAM,
+    ImagePlan,
+    MachinePlan,
+    PlannedDevice,
+    PlannedNic,
+    Plugged,
+    Surroundings,
+)
 
-__all__ = ["MONITOR", "RAM", "ImagePlan", "MachinePlan", "PlannedNic", "Surroundings", "plan_machine"]
+__all__ = [
+    "MONITOR",
+    "RAM",
+    "ImagePlan",
+    "MachinePlan",
+    "PlannedDevice",
+    "PlannedNic",
+    "Plugged",
+    "Surroundings",
+    "plan_machine",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.controllers import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.arch import Machine
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.steps import Fragment
-    from pytest_qemuvm.plan.model import ImagePlan, Surroundings
+    from pytest_qemuvm.plan.model import ImagePlan, Plugged, Surroundings
     from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
@@ -56,6 +56,18 @@ class Layout:
     sockets: tuple[str, ...]
     free_ports: tuple[str, ...]
     held_ports: tuple[tuple[str, str], ...]
+
+    def with_plugged(self, plugged: Plugged) -> Layout:
+        """Return it with other devices in place of those that the spec asks for."""
+        return replace(
+            self,
+            built_in=(*self.built_in, *plugged.shells),
+            requested=plugged.devices,
+            images=plugged.images,
+            nics=plugged.nics,
+            free_ports=plugged.slots[0],
+            held_ports=plugged.slots[1],
+        )
 
 
 class _RootPorts:

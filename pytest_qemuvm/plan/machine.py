@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_qemuvm.arch import Machine
-    from pytest_qemuvm.plan.model import Surroundings
+    from pytest_qemuvm.plan.model import Plugged, Surroundings
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 MEMORY_SLOTS = 4
@@ -30,10 +30,11 @@ TB_SIZE = 128
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
-def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
+def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = None) -> MachinePlan:
     """Decide everything about a machine before anything is touched.
 
-    Raises SpecError where the spec asks for what the machine type does not have.
+    ``plugged`` is what it has in place of the devices of its spec. Raises SpecError where the spec asks for
+    what the machine type does not have.
     """
     machine = machine_type(world.arch, spec.machine)
     boot: Boot = "disk" if spec.boot == "disk" else "kernel" if world.boot else "none"
@@ -51,6 +52,8 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
     # Nobody else lets devices go where there is no guest; one of the user's has to do it by itself.
     plays_guest = boot == "none"
     layout = lay_out(spec, machine, world, boot)
+    if plugged is not None:
+        layout = layout.with_plugged(plugged)
     fragments = (*layout.built_in, *(device.fragment for device in layout.requested))
     console_log = f"{world.run_dir}/console.log"
     firmware = (f"{world.run_dir}/firmware.bin", world.arch.halt_firmware) if boot == "none" else None
@@ -63,7 +66,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
                 _processor(spec, machine, world),
                 _boot(spec, machine, world, firmware[0] if firmware else None),
                 _memory(spec, world),
-                _channels(console_log, appended=world.memory == "clone"),
+                _channels(console_log, appended=world.memory == "clone" or world.waits),
                 _guests_hands() if plays_guest else (),
                 chain.from_iterable(fragment.argv() for fragment in fragments),
                 spec.args,
@@ -85,6 +88,7 @@ def plan_machine(spec: VMSpec, world: Surroundings) -> MachinePlan:
         boot=boot,
         guest=boot == "kernel",
         memory=world.memory,
+        waits=world.waits,
     )
 
 
@@ -130,15 +134,16 @@ def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | N
 
 def _memory(spec: VMSpec, world: Surroundings) -> Iterator[str]:
     """Yield where the memory is, unless it is QEMU's own; a clone waits for its state, and to be let go."""
-    if world.memory == "own":
-        return
-    properties = {
-        "size": spec.bytes,
-        "mem-path": f"/proc/self/fd/{{fd:{RAM}}}",
-        "share": world.memory == "saved",
-    }
-    yield from AddObject("memory-backend-file", RAM, properties).argv()
-    if world.memory == "clone":
+    if world.memory == "copy":
+        yield from AddObject("memory-backend-ram", RAM, {"size": spec.bytes}).argv()
+    elif world.memory != "own":
+        properties = {
+            "size": spec.bytes,
+            "mem-path": f"/proc/self/fd/{{fd:{RAM}}}",
+            "share": world.memory == "saved",
+        }
+        yield from AddObject("memory-backend-file", RAM, properties).argv()
+    if world.memory == "clone" or world.waits:
         yield from ("-incoming", "defer", "-S")
 
 

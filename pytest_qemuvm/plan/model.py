@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from pytest_qemuvm.arch import Architecture, Machine
     from pytest_qemuvm.devices.kind import DeviceKind, Supplies
     from pytest_qemuvm.devices.steps import Fragment
+    from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.spec.boot import KernelBoot
     from pytest_qemuvm.spec.devices import DeviceSpec
     from pytest_qemuvm.spec.vm import Boot
 
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(,server=on,wait=off)?(.*)")
 
-Memory = Literal["own", "saved", "clone"]
-"""Where a machine's memory is: its own; in a file that is to become a live template's; or a private,
-copy-on-write view of a live template's, into which its state is loaded."""
+Memory = Literal["own", "saved", "clone", "copy"]
+"""Where a machine's memory is: its own; in a file that is to become a live template's; a private,
+copy-on-write view of a live template's, into which its state is loaded; or its own, under the name that the
+memory of a clone has, so that what a clone has written can be read into it."""
 
 RAM = "ram"
 """The name of the descriptor of the file that holds a live template's memory."""
@@ -52,6 +54,8 @@ class Surroundings:
     sandbox: bool = True
     """Whether QEMU can confine itself by seccomp."""
     memory: Memory = "own"
+    waits: bool = False
+    """Whether it waits for a state, with its memory, before it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class ImagePlan:
     """Virtual size in bytes; None: that of the backing image."""
     backing: str | None = None
     backing_format: str | None = None
+    copy_of: str | None = None
+    """An image that it is to be the same as, which nobody writes to meanwhile."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -98,6 +104,18 @@ class PlannedDevice:
     def id(self) -> str:
         """Its id in QEMU."""
         return self.fragment.id
+
+
+@dataclass(frozen=True, slots=True)
+class Plugged:
+    """What a machine is to have, where that is not what its spec asks for: what another has now."""
+
+    devices: tuple[PlannedDevice, ...]
+    shells: tuple[Fragment, ...]
+    """Devices that were unplugged and cannot go."""
+    images: tuple[ImagePlan, ...]
+    nics: tuple[PlannedNic, ...]
+    slots: Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +154,8 @@ class MachinePlan:
     """Whether a guest is to come up that answers on the agent's ports."""
     memory: Memory = "own"
     """Where its memory is; a clone loads its state before it runs."""
+    waits: bool = False
+    """Whether it waits for a state, with its memory, before it runs."""
     booting: MachinePlan | None = None
     """Of a clone: the plan by which the same machine boots, when it is started again."""
 

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
+Slots = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+"""The free slots in the order in which they are taken; the others, each with what holds it."""
+
+
 class SlotLedger:
     """The root ports of a machine: each holds one device."""
 
@@ -21,6 +25,15 @@ class SlotLedger:
     def taken(self) -> dict[str, str]:
         """Slot -> id of the device that holds it."""
         return dict(self._taken)
+
+    @property
+    def state(self) -> Slots:
+        """What is free and what is taken now."""
+        return tuple(self._free), tuple(self._taken.items())
+
+    def return_to(self, state: Slots) -> None:
+        """Make it what it was at an earlier moment."""
+        self._free, self._taken = list(state[0]), dict(state[1])
 
     def take(self, device: str, is_empty: Callable[[str], bool] = lambda _slot: True) -> str:
         """Give a free slot to a device. Raises NoFreeSlot.

@@ -200,7 +200,7 @@ def test_the_reference_names_all_that_can_be_said(names):
         (
             VM,
             {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}
-            | {"has_guest", "require_guest", "console_log"},
+            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on"},
         ),
         (ExecResult, set()),
         (

@@ -191,3 +191,21 @@ def test_qemu_img_sees_no_difference_to_an_image_of_its_own(tmp_path, backing_fo
 
     assert told(ours) == told(theirs)
     assert "Images are identical" in qemu_img("compare", "-s", ours, theirs)
+
+
+def test_a_copy_has_the_same_content_and_holes(tmp_path):
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    with source.open("wb") as file:
+        for at in (0, 3 << 20, (40 << 20) - 5):
+            file.seek(at)
+            file.write(b"data!")
+        file.truncate(50 << 20)
+    make_image(ImagePlan(str(copy), "raw", None, copy_of=str(source)), copy)
+    assert copy.read_bytes() == source.read_bytes()
+    assert copy.stat().st_blocks <= source.stat().st_blocks
+    with pytest.raises(QemuVMError):
+        make_image(ImagePlan(str(copy), "raw", None, copy_of=str(source)), copy)
+    assert copy.read_bytes() == source.read_bytes()
+    with pytest.raises(QemuVMError):
+        make_image(ImagePlan("other", "raw", None, copy_of=str(tmp_path / "none")), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

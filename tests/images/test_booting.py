@@ -110,3 +110,23 @@ def test_a_setup_may_talk_to_the_console(vm_factory, template_factory, raw, dige
     template_factory("own", base="bare", image=raw, format="raw", setup=lambda vm: talk(vm, "setup"))
     talk(vm_factory(template="own"), "hello")
     assert digest(raw) == before
+
+
+def test_a_machine_that_booted_an_image_goes_back_and_goes_on_twice(vm_factory, raw, digest, coherence):
+    before = digest(raw)
+    vm = vm_factory(image=raw, format="raw", hotplug_slots=2)
+    talk(vm, "hello")
+    vm.snapshot("booted")
+    late = vm.hotplug(DiskSpec("1M"))
+    vm.restore("booted")
+    assert [device.id for device in vm.devices] == ["disk0"]
+    assert not late.present
+    twin = vm.clone()
+    for each in (vm, twin):
+        each.console.send(each.name)
+        each.console.expect(each.name)
+    assert vm.name not in twin.console.text
+    assert coherence.check() == []
+    twin.delete()
+    vm.delete()
+    assert digest(raw) == before
