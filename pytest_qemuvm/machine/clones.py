@@ -138,6 +138,10 @@ class LiveTemplates:
             raise Refused("a dry-run runs no guest")
         if reason := why_cold(vm.blueprint.spec, vm.plan):
             raise Refused(reason)
+        session = vm.run_dir.parent
+        if any(disk.path and Path(disk.path).is_relative_to(session) for disk in vm.blueprint.spec.disks):
+            # A save of it would be of no use to any other session, and in nobody's way but the disk's.
+            raise Refused("its template's image was prepared for this session")
         if wish == "cold":
             raise Refused("start='cold'" if vm.spec.start else "--qemu-start=cold")
 

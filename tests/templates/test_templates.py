@@ -292,6 +292,7 @@ def test_with_a_guest_an_image_is_prepared_once(vm_factory, disk_factory, templa
 
     data = template_factory("data", base="tiny", image=image, format="qcow2", setup=install)
     vms = [vm_factory(template=data), vm_factory(template="data")]
+    assert {vm.cold_because for vm in vms} == {"its template's image was prepared for this session"}
     for vm in vms:
         vm.run("mount -r /dev/disk/by-id/virtio-data /mnt")
         assert vm.read_text("/mnt/cargo") == "cargo\n"
