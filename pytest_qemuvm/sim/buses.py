@@ -101,8 +101,8 @@ class Bus:
             )
         if device.hotplugged and first is not None:
             raise QmpRefusal(
-                f"PCI: slot {(first.devfn or 0) >> 3} function 0 already occupied by {first.driver}, new func "
-                f"{device.driver} cannot be exposed to guest."
+                f"PCI: slot {(first.devfn or 0) >> 3} function 0 already occupied by {first.driver}, "
+                f"new func {device.driver} cannot be exposed to guest."
             )
         if strict and slot:
             raise QmpRefusal(

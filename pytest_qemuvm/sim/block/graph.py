@@ -167,6 +167,10 @@ class Graph:
         """Do what ``blockdev-del`` does. Raises QmpRefusal."""
         if any(edge.role == "root" for edge in node.parents):
             raise QmpRefusal(f"Node {node.name} is in use")
+        for edge in node.parents:
+            if edge.role == "target":
+                kind = next(job.kind for job in self._machine.jobs.values() if edge in job.edges)
+                raise QmpRefusal(f"Node '{node.name}' is busy: block device is in use by block job: {kind}")
         if not node.monitor_owned:
             raise QmpRefusal(f"Node {node.name} is not owned by the monitor")
         if node.parents:

@@ -30,8 +30,9 @@ MODULES = {
     "plain": """query-tpm query-replay query-vnc query-spice query-dump query-migrate query-machines
         query-current-machine query-yank query-rx-filter query-mice query-acpi-ospm-status x-query-usb
         inject-nmi""",
-    "jobs": """query-jobs query-block-jobs job-cancel job-complete job-dismiss job-finalize job-pause
-        job-resume block-job-cancel block-job-complete block-job-pause block-job-resume
+    "jobs": """blockdev-backup blockdev-mirror query-jobs query-block-jobs job-cancel job-complete
+        job-dismiss job-finalize job-pause job-resume block-job-cancel block-job-complete block-job-pause
+        block-job-resume
         block-job-set-speed""",
 }
 """The commands that each module of this package has."""
