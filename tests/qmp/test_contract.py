@@ -22,6 +22,8 @@ pytestmark = pytest.mark.qemuvm(template="bare")
 
 MIB = 2**20
 FORGIVEN = pytest.mark.qemuvm_expect
+IN_AND_OUT = pytest.mark.qemuvm(needs="real")
+"""What comes of data that is really read and written, which a simulator does not do."""
 
 
 @pytest.fixture(params=["owner", "second"])
@@ -173,6 +175,7 @@ class TestJobs:
         start_backup(qmp, "copy", **{"auto-finalize": False})
         assert qmp.job("copy").status == "concluded"
 
+    @IN_AND_OUT
     def test_one_that_fails(self, qmp):
         add_null(qmp, "from")
         add_null(qmp, "base")
@@ -189,6 +192,7 @@ class TestJobs:
             assert (caught.value.cancelled, caught.value.stopped) == (False, False)
             assert qmp.execute("query-jobs") == []
 
+    @IN_AND_OUT
     def test_one_that_stops_at_an_error_is_said_to_stand_still(self, qmp):
         add_null(qmp, "base")
         add_null(qmp, "to")
@@ -211,6 +215,7 @@ class TestJobs:
             waiting.result(30)
         assert caught.value.cancelled
 
+    @IN_AND_OUT
     @pytest.mark.qemuvm(args=DISK)
     @pytest.mark.parametrize("when_ready", ["complete", "cancel", "leave"])
     def test_a_mirror_that_becomes_ready(self, qmp, when_ready):
