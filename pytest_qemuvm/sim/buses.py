@@ -95,7 +95,7 @@ class Bus:
         first = taken.get(0 if strict else devfn & ~7)
         if devfn in taken or slot in self.reserved:
             holder = taken.get(devfn)
-            who = f"{holder.driver},id={holder.id}" if holder else self._chip(devfn)
+            who = f"{holder.driver},id={holder.id or '(null)'}" if holder else self._chip(devfn)
             raise QmpRefusal(
                 f"PCI: slot {slot} function {function} not available for {device.driver}, in use by {who}"
             )

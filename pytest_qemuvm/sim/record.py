@@ -40,6 +40,7 @@ def record(binary: str) -> dict[str, bytes]:
         }
     for name, closure in argument_types(schema).items():
         pieces[f"arguments/{name}"] = closure
+    pieces |= machines(binary, pieces["machines"])
     for name, text in printed(binary).items():
         pieces[f"printed/{name}"] = text
     pieces |= devices.record(binary)
@@ -78,6 +79,18 @@ def _gather(name: str, types: dict[str, Any], into: dict[str, Any]) -> None:
         member.pop("features", None)
     for each in below:
         _gather(each, types, into)
+
+
+def machines(binary: str, known: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the names of the properties of the machine types that the simulator models."""
+    found = {}
+    for entry in known:
+        if entry.get("alias") in {"pc", "q35"} or entry["name"] == "microvm":
+            with Recorded(binary, "-machine", entry["name"]) as qemu:
+                listed = qemu.ask("qom-list", {"path": "/machine"})
+            plain = [item["name"] for item in listed if not item["type"].startswith("child<")]
+            found[f"machine/{entry['name']}-machine"] = sorted(plain)
+    return found
 
 
 def printed(binary: str) -> dict[str, str]:
