@@ -193,7 +193,9 @@ def test_recordings_are_of_a_modest_size(version):
 def test_a_character_device_on_a_descriptor_that_was_passed(talk):
     ours, theirs = socket.socketpair()
     with ours:
-        socket.send_fds(talk.socket, [b'{"execute":"getfd","arguments":{"fdname":"mine"}}'], [theirs.fileno()])
+        socket.send_fds(
+            talk.socket, [b'{"execute":"getfd","arguments":{"fdname":"mine"}}'], [theirs.fileno()]
+        )
         theirs.close()
         assert talk.receive() == {"return": {}}
         backend = {
