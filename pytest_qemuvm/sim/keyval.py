@@ -11,19 +11,8 @@ if TYPE_CHECKING:
 
 def pieces(text: str) -> list[str]:
     """Return what single commas separate, with doubled ones made single."""
-    found, current, at = [], "", 0
-    while at < len(text):
-        if text[at] == ",":
-            if text[at + 1 : at + 2] == ",":
-                current += ","
-                at += 2
-                continue
-            found.append(current)
-            current = ""
-        else:
-            current += text[at]
-        at += 1
-    return [*found, current]
+    # An argument cannot have a NUL.
+    return [piece.replace("\0", ",") for piece in text.replace(",,", "\0").split(",")]
 
 
 def key_values(text: str, implied: str | None = None) -> list[tuple[str, str]]:

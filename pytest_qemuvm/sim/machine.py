@@ -38,6 +38,8 @@ class Machine:
         self.uuid = "00000000-0000-0000-0000-000000000000"
         self.type = "pc"
         self.qom_type = "pc-machine"
+        self.settings: dict[str, str] = {}
+        """What ``-machine`` said besides the type."""
         self.max_cpus = 1
         self.accelerator = "tcg"
         self.loop = Loop()

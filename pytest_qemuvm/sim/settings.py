@@ -80,6 +80,7 @@ def _apply_machine(machine: Machine, line: Line) -> None:
     if kind not in MODELLED:
         raise LaunchNotModelled(f"the machine {wanted!r}")
     machine.type = kind
+    machine.settings = settings
     machine.max_cpus = entry["cpu-max"]
     machine.qom_type = f"{entry['name']}-machine"
     _check_properties(machine, settings)

@@ -188,3 +188,22 @@ def test_an_archive_gives_back_what_was_put_in(tmp_path):
 @BOTH
 def test_recordings_are_of_a_modest_size(version):
     assert Path(archive.Archive(version).path).stat().st_size < 1_000_000
+
+
+def test_a_character_device_on_a_descriptor_that_was_passed(talk):
+    ours, theirs = socket.socketpair()
+    with ours:
+        socket.send_fds(
+            talk.socket, [b'{"execute":"getfd","arguments":{"fdname":"mine"}}'], [theirs.fileno()]
+        )
+        theirs.close()
+        assert talk.receive() == {"return": {}}
+        backend = {
+            "type": "socket",
+            "data": {"addr": {"type": "fd", "data": {"str": "mine"}}, "server": False},
+        }
+        assert ask(talk, "chardev-add", id="c", backend=backend) == {"return": {}}
+        assert "not been found" in ask(talk, "chardev-add", id="d", backend=backend)["error"]["desc"]
+        assert ask(talk, "chardev-remove", id="c") == {"return": {}}
+        ours.settimeout(20)
+        assert ours.recv(1) == b""

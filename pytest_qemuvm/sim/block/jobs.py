@@ -6,6 +6,8 @@ modelled: data is never faked. A job with a speed is done when that would have b
 
 from __future__ import annotations
 
+import os
+
 from pytest_qemuvm.sim.block.locks import ALL
 from pytest_qemuvm.sim.block.nodes import Edge
 from pytest_qemuvm.sim.words import NotModelled, QmpRefusal
@@ -63,6 +65,7 @@ class Job:
             raise QmpRefusal(self.error)
         self._become("running")
         if self.kind == "mirror":
+            self.offset = self.length
             self._become("ready")
             self._tell("BLOCK_JOB_READY")
             return
@@ -115,13 +118,33 @@ class Job:
         self._become("null")
         self._machine.jobs.pop(self.id, None)
 
-    def act(self, verb: str, speed: int = 0) -> None:
+    def create(self, path: str, size: int) -> None:
+        """Make a file, which is all that this job does; its end comes after the reply."""
+        self._become("created")
+        self._become("running")
+        self.offset = self.length
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.ftruncate(fd, size)
+            os.close(fd)
+        except OSError as error:
+            self.error = f"Could not create '{path}': {error.strerror}"
+            self._become("aborting")
+            self._become("concluded")
+            return
+        self._machine.loop.soon(self._created)
+
+    def _created(self) -> None:
+        for status in ("waiting", "pending", "concluded"):
+            self._become(status)
+
+    def act(self, verb: str, *, speed: int = 0, force: bool = False) -> None:
         """Do what a command wants. Raises QmpRefusal where the state does not allow it."""
         if self.status not in _ALLOWED[verb]:
             raise QmpRefusal(f"Job '{self.id}' in state '{self.status}' cannot accept command verb '{verb}'")
         match verb:
             case "cancel":
-                self._cancel()
+                self._cancel(force=force)
             case "pause":
                 self._pause()
             case "resume":
@@ -137,10 +160,13 @@ class Job:
             case "dismiss":
                 self._vanish()
 
-    def _cancel(self) -> None:
-        if self.status == "ready":  # a mirror that is ready ends well, with what it has
-            self._machine.loop.soon(self._done)
+    def _cancel(self, *, force: bool) -> None:
+        if self.status == "ready":  # unless it must not, a mirror that is ready ends well, with what it has
+            self._machine.loop.soon(self._abort if force else self._done)
             return
+        self._abort()
+
+    def _abort(self) -> None:
         self.error = "Operation canceled"
         self._become("aborting")
         self._conclude("BLOCK_JOB_CANCELLED")
@@ -189,8 +215,6 @@ class Job:
 
 def begin(machine: Machine, kind: str, arguments: dict[str, Any]) -> None:
     """Make a job and start it. Raises QmpRefusal."""
-    from pytest_qemuvm.sim.objects import well_formed
-
     source, target = (_node(machine, arguments[key]) for key in ("device", "target"))
     if arguments["sync"] in {"incremental", "bitmap"} and "bitmap" not in arguments:
         raise QmpRefusal(f"must provide a valid bitmap name for '{arguments['sync']}' sync mode")
@@ -202,13 +226,9 @@ def begin(machine: Machine, kind: str, arguments: dict[str, Any]) -> None:
         raise QmpRefusal(f"Node '{target.name}' is busy: block device is in use by block job: {kind}")
     if source.size != target.size:
         raise QmpRefusal("Source and target image have different sizes")
-    _check_modelled(kind, arguments, target)
-    name = arguments.get("job-id", "")
-    if not well_formed(name):
-        raise QmpRefusal(f"Invalid job ID '{name}'")
-    if name in machine.jobs:
-        raise QmpRefusal(f"Job ID '{name}' already in use")
-    job = Job(machine, kind, arguments, source.size if kind == "backup" else 0)
+    _check_modelled(kind, arguments, source, target)
+    name = _checked_name(machine, arguments)
+    job = Job(machine, kind, arguments, source.size if arguments["sync"] != "none" else 0)
     job.edges = [Edge(source, "job", "a job", 0, ALL), Edge(target, "target", "a job", 0, ALL)]
     for edge in job.edges:
         edge.node.parents.append(edge)
@@ -216,11 +236,35 @@ def begin(machine: Machine, kind: str, arguments: dict[str, Any]) -> None:
     job.start()
 
 
-def _check_modelled(kind: str, arguments: dict[str, Any], target: Node) -> None:
+def _check_modelled(kind: str, arguments: dict[str, Any], source: Node, target: Node) -> None:
     if not target.driver.startswith("null-") or "bitmap" in arguments or "filter-node-name" in arguments:
         raise NotModelled("the copying of data between block nodes")
-    if kind == "mirror" and arguments["sync"] != "none":
+    if kind == "mirror" and arguments["sync"] != "none" and not source.driver.startswith("null-"):
         raise NotModelled("the mirroring of data that is there already")
+
+
+def _checked_name(machine: Machine, arguments: dict[str, Any]) -> str:
+    from pytest_qemuvm.sim.objects import well_formed
+
+    name: str = arguments.get("job-id", "")
+    if not well_formed(name):
+        raise QmpRefusal(f"Invalid job ID '{name}'")
+    if name in machine.jobs:
+        raise QmpRefusal(f"Job ID '{name}' already in use")
+    return name
+
+
+def create(machine: Machine, arguments: dict[str, Any]) -> None:
+    """Make the job that makes an image file. Raises QmpRefusal."""
+    options = arguments["options"]
+    if options["driver"].startswith("null-"):
+        raise QmpRefusal("Driver does not support blockdev-create")
+    if options["driver"] != "file" or options.keys() - {"driver", "filename", "size"}:
+        raise NotModelled(f"the making of images by the driver {options['driver']!r}")
+    name = _checked_name(machine, arguments)
+    job = Job(machine, "create", {"job-id": name, "auto-dismiss": False}, 1)
+    machine.jobs[name] = job
+    job.create(options["filename"], options["size"])
 
 
 def _node(machine: Machine, name: str) -> Node:

@@ -25,6 +25,12 @@ def blockdev_mirror(machine: Machine, arguments: dict[str, Any]) -> dict[str, An
     return {}
 
 
+def blockdev_create(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make an image."""
+    jobs.create(machine, arguments)
+    return {}
+
+
 def query_jobs(machine: Machine, _arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all jobs."""
     return [job.described() for job in machine.jobs.values()]
@@ -32,7 +38,7 @@ def query_jobs(machine: Machine, _arguments: dict[str, Any]) -> list[dict[str, A
 
 def query_block_jobs(machine: Machine, _arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """Return all jobs on block nodes, in the older form."""
-    return [job.described_as_block_job() for job in machine.jobs.values()]
+    return [job.described_as_block_job() for job in machine.jobs.values() if job.kind != "create"]
 
 
 def _by_id(verb: str) -> Callable[[Machine, dict[str, Any]], dict[str, Any]]:
@@ -40,7 +46,7 @@ def _by_id(verb: str) -> Callable[[Machine, dict[str, Any]], dict[str, Any]]:
         job = machine.jobs.get(arguments["id"])
         if job is None:
             raise QmpRefusal("Job not found")
-        job.act(verb)
+        job.act(verb, force=True)
         return {}
 
     return act
@@ -50,9 +56,9 @@ def _by_device(verb: str) -> Callable[[Machine, dict[str, Any]], dict[str, Any]]
     def act(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
         name = arguments["device"]
         job = machine.jobs.get(name)
-        if job is None:
+        if job is None or job.kind == "create":
             raise QmpRefusal(f"Block job '{name}' not found", "DeviceNotActive")
-        job.act(verb, arguments.get("speed", 0))
+        job.act(verb, speed=arguments.get("speed", 0), force=arguments.get("force", False))
         return {}
 
     return act
