@@ -215,9 +215,8 @@ class TestJobs:
             waiting.result(30)
         assert caught.value.cancelled
 
-    @IN_AND_OUT
     @pytest.mark.qemuvm(args=DISK)
-    @pytest.mark.parametrize("when_ready", ["complete", "cancel", "leave"])
+    @pytest.mark.parametrize("when_ready", [pytest.param("complete", marks=IN_AND_OUT), "cancel", "leave"])
     def test_a_mirror_that_becomes_ready(self, qmp, when_ready):
         def behind_the_disk():
             (disk,) = [each for each in qmp.execute("query-block") if each.get("qdev") == "d"]
