@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "pytest_qemuvm"
-MUST_HAVE = ("py.typed", "guest/rootfs/", "qmp/classes.json")
+MUST_HAVE = ("py.typed", "guest/rootfs/", "qmp/classes.json", "sim/data/7.2/", "sim/data/10.0/")
 """Not Python, so that a packager may leave them out unnoticed: files, and directories that hold some."""
 
 DRY_RUN = """

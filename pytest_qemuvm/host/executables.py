@@ -9,6 +9,7 @@ from pytest_qemuvm.errors import NeedsSimulator, NotSupportedInDryRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pytest_qemuvm.host.capabilities import Capabilities
 
@@ -73,8 +74,8 @@ class Executables:
             )
 
 
-def executables_for(capabilities: Capabilities) -> Executables:
-    """Return what a session launches."""
+def executables_for(capabilities: Capabilities, cache: Path) -> Executables:
+    """Return what a session launches; ``cache`` is where a script for the simulator may be put."""
     if capabilities.mode == "real":
         binary = capabilities.binary
         if binary is None:
@@ -89,6 +90,7 @@ def executables_for(capabilities: Capabilities) -> Executables:
         mode="dry-run",
         words=simulator.words(),
         fingerprint=simulator.fingerprint(version),
+        listing=simulator.listing(version, cache),
         version=version,
         stand_ins={PLANNED_KERNEL: _STANDS_FOR, PLANNED_INITRD: _STANDS_FOR},
     )

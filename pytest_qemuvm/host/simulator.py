@@ -6,6 +6,8 @@ told by two variables; its own documentation says what they may hold.
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import zlib
 from pathlib import Path
@@ -27,6 +29,9 @@ FAULTS_VARIABLE = "QEMUVM_SIM_FAULTS"
 OLDEST = "7.2"
 """What is simulated where there is no QEMU to go by: what passes with the oldest passes with most."""
 
+_SCRIPT = """#!/bin/sh
+{variable}={version} exec {words} "$@"
+"""
 _REINSTALL = "the installation is damaged: install pytest-qemuvm again"
 
 
@@ -72,6 +77,25 @@ def fingerprint(version: str, records: Path = RECORDS) -> str:
         for path in (records / version).iterdir()
     )
     return f"simulated-{version}-{zlib.crc32(chr(10).join(told).encode()):08x}"
+
+
+def listing(version: str, cache: Path) -> str | None:
+    """Return an executable that is the simulator of that version, for whoever asks it what devices it has.
+
+    It is a script in the cache. None where that cannot be written: then hints do not name devices.
+    """
+    script = _SCRIPT.format(variable=VERSION_VARIABLE, version=version, words=shlex.join(words()))
+    path = cache / f"simulated-{version}-{zlib.crc32(script.encode()):08x}"
+    try:
+        if not path.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f"{path.name}.{os.getpid()}")
+            fresh.write_text(script, encoding="utf-8")
+            fresh.chmod(0o755)
+            fresh.replace(path)
+    except OSError:
+        return None
+    return str(path)
 
 
 def environment(version: str, faults: str) -> Mapping[str, str]:

@@ -111,7 +111,7 @@ class Harness:
         self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._loop = LoopThread()
-        executables = executables_for(capabilities)
+        executables = executables_for(capabilities, cache)
         self._provisioner = Provisioner(self.tag, self.root, origin or Origin(str(Path.cwd())), executables)
         self.sim_faults = SimFaults(executables)
         """What is to go wrong in simulated machines."""

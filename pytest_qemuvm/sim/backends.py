@@ -24,7 +24,7 @@ def from_argument(machine: Machine, value: str) -> Chardev:
     if kind is None:
         raise LaunchRefusal(f'-chardev {value}: chardev: "{name}" missing backend')
     if kind not in _kinds(machine):
-        raise LaunchRefusal(f"-chardev {value}: '{kind}' is not a valid char driver")
+        raise LaunchRefusal(f"-chardev {value}: '{kind}' is not a valid char driver name")
     if name is None:
         raise LaunchRefusal(f"-chardev {value}: chardev: no id specified")
     if name in machine.chardevs:
@@ -54,7 +54,8 @@ def _socket(machine: Machine, name: str, entry: dict[str, Any], log: dict[str, A
             end = socket(AF_UNIX, SOCK_STREAM, 0, int(entry["fd"]))
             end.getsockname()
         except (OSError, ValueError) as error:
-            raise LaunchRefusal(f"-chardev {name}: Failed to get FD socket type: {error}") from error
+            what = f"File descriptor '{entry['fd']}' is not a socket"
+            raise QmpRefusal(f"Failed to add chardev '{name}': {what}") from error
         return _started(SocketChardev(name, machine.loop, end, **log), machine)
     return _started(_at_path(machine, name, entry["path"], log, server=server), machine)
 

@@ -95,14 +95,14 @@ class Bus:
         first = taken.get(0 if strict else devfn & ~7)
         if devfn in taken or slot in self.reserved:
             holder = taken.get(devfn)
-            who = f"{holder.driver},id={holder.id}" if holder else self._chip(devfn)
+            who = f"{holder.driver},id={holder.id or '(null)'}" if holder else self._chip(devfn)
             raise QmpRefusal(
                 f"PCI: slot {slot} function {function} not available for {device.driver}, in use by {who}"
             )
         if device.hotplugged and first is not None:
             raise QmpRefusal(
-                f"PCI: slot {(first.devfn or 0) >> 3} function 0 already occupied by {first.driver}, new func "
-                f"{device.driver} cannot be exposed to guest."
+                f"PCI: slot {(first.devfn or 0) >> 3} function 0 already occupied by {first.driver}, "
+                f"new func {device.driver} cannot be exposed to guest."
             )
         if strict and slot:
             raise QmpRefusal(

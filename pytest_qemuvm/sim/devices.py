@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _NOT_PROPERTIES = frozenset({"driver", "id", "bus"})
 _PCIE_PORTS = frozenset({"pcie-root-port", "ioh3420", "x3130-upstream", "xio3130-downstream"})
 
+_BUS_OF = {"virtio-serial-device": "virtio-serial-bus", "virtio-scsi-device": "SCSI"}
+"""The buses of drivers that could not be tried out on the machine that was recorded."""
+
 
 class Device:
     """One device."""
@@ -167,7 +170,8 @@ class Devices:
         if kind is None:
             return None
         for bus in self.buses:
-            if self._fits(bus, kind) and not (bus.is_port and bus.children):
+            full = bus.children and (bus.is_port or bus.kind == "virtio-mmio-bus")
+            if self._fits(bus, kind) and not full:
                 return bus
         raise QmpRefusal(f"No '{kind}' bus found for device '{driver}'")
 
@@ -181,9 +185,7 @@ class Devices:
                 continue
             if key not in entries:
                 raise QmpRefusal(f"Property '{device.driver}.{key}' not found")
-            device.given[key] = converted(
-                device.driver, entries[key], value, text=text, version=self._machine.version
-            )
+            device.given[key] = converted(device.driver, entries[key], value, text=text)
 
     def _realize(self, device: Device) -> None:
         from pytest_qemuvm.sim import realize
@@ -205,6 +207,11 @@ class Devices:
             bus = Bus(str(device.id), "PCIE", f"{device.path}/{device.id}", hotplug=True, owner=device)
             bus.selector = self._select()
             device.buses.append(bus)
+        elif "specimen" not in device.recorded and device.driver in _BUS_OF:
+            name = f"{device.id}.0"
+            device.buses.append(
+                Bus(name, _BUS_OF[device.driver], f"{device.path}/{name}", hotplug=True, owner=device)
+            )
         else:
             self._buses_of_specimen(device, device.recorded.get("specimen", ()), device.path)
         self.buses.extend(device.buses)

@@ -46,6 +46,7 @@ class Faults:
         self.slow_ms: float = self._number("slow_ms")
         self.split = int(self._number("split"))
         self._commands = 0
+        self.guest("absent")
 
     def _number(self, key: str) -> float:
         value = self._wanted.get(key, 0)

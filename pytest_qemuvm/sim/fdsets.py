@@ -70,8 +70,8 @@ class FdSets:
         self._opened[number] -= 1
         self._tidy(number)
 
-    def client_gone(self) -> None:
-        """Drop what nobody uses, now that a client of a monitor has gone."""
+    def all_clients_gone(self) -> None:
+        """Drop what nobody uses, now that the last client of all monitors has gone."""
         for number in list(self._sets):
             if not self._opened.get(number):
                 for entry in self._sets.pop(number):

@@ -11,19 +11,8 @@ if TYPE_CHECKING:
 
 def pieces(text: str) -> list[str]:
     """Return what single commas separate, with doubled ones made single."""
-    found, current, at = [], "", 0
-    while at < len(text):
-        if text[at] == ",":
-            if text[at + 1 : at + 2] == ",":
-                current += ","
-                at += 2
-                continue
-            found.append(current)
-            current = ""
-        else:
-            current += text[at]
-        at += 1
-    return [*found, current]
+    # An argument cannot have a NUL.
+    return [piece.replace("\0", ",") for piece in text.replace(",,", "\0").split(",")]
 
 
 def key_values(text: str, implied: str | None = None) -> list[tuple[str, str]]:
@@ -43,14 +32,17 @@ def key_values(text: str, implied: str | None = None) -> list[tuple[str, str]]:
     return pairs
 
 
-def option(text: str, implied: str | None = None) -> dict[str, Any]:
-    """Return the value of an option that takes either form; the last of two equal keys counts."""
+def option(text: str, implied: str | None = None, name: str = "") -> dict[str, Any]:
+    """Return the value of an option that takes either form; the last of two equal keys counts.
+
+    ``name`` is the option's, for the message where it is no JSON.
+    """
     if text.startswith("{"):
         from pytest_qemuvm.sim.qmpjson import JsonError, parse_one
 
         try:
             value: dict[str, Any] = parse_one(text)
         except JsonError as error:
-            raise LaunchRefusal(error.desc) from error
+            raise LaunchRefusal(f"{name} {text}: {error.desc}") from error
         return value
     return dict(key_values(text, implied))

@@ -11,11 +11,11 @@ from pytest_qemuvm.sim.chardev import FrontEnd
 from pytest_qemuvm.sim.keyval import option
 from pytest_qemuvm.sim.machine import Machine
 from pytest_qemuvm.sim.monitor import Monitor
-from pytest_qemuvm.sim.words import LaunchNotModelled, LaunchRefusal, NotModelled, QmpRefusal
+from pytest_qemuvm.sim.words import ID_HINT, LaunchNotModelled, LaunchRefusal, NotModelled, QmpRefusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Any
 
     from pytest_qemuvm.sim.faults import Faults
@@ -51,12 +51,30 @@ def launch(arguments: list[str], faults: Faults) -> Machine:
 
 def _each(name: str, value: str, implied: str, act: Callable[..., object]) -> None:
     """Act on one option; what is refused is written behind the option, as QEMU does."""
+    text = not value.startswith("{")
     try:
-        act(option(value, implied), text=not value.startswith("{"))
+        act(option(value, implied, name), text=text)
     except NotModelled as refusal:
         raise LaunchNotModelled(f"{name} {value}") from refusal
     except QmpRefusal as refusal:
-        raise LaunchRefusal(f"{name} {value}: {refusal.desc}") from refusal
+        where = "" if name == "-object" and isinstance(refusal, Late) else f"{name} {value}: "
+        hint = f"\n{ID_HINT}" if "expects an identifier" in refusal.desc else ""
+        raise LaunchRefusal(f"{where}{refusal.desc}{hint}") from refusal
+
+
+class Late(QmpRefusal):
+    """A refusal of what was taken in before: QEMU has forgotten by then which option it was."""
+
+
+def _check_id(entry: dict[str, Any], taken: Container[str], what: str) -> None:
+    """Refuse ids as QEMU's options do, before anything is made. Raises QmpRefusal."""
+    from pytest_qemuvm.sim.objects import well_formed
+
+    name = entry.get("id")
+    if name is not None and not well_formed(str(name)):
+        raise QmpRefusal("Parameter 'id' expects an identifier")
+    if name in taken:
+        raise QmpRefusal(f"Duplicate ID '{name}' for {what}")
 
 
 def _make_backends(machine: Machine, line: Line) -> None:
@@ -82,14 +100,23 @@ def _add_object(machine: Machine, entry: dict[str, Any], *, text: bool) -> None:
     from pytest_qemuvm.sim import objects
 
     machine.commands.check_launched("object-add", entry, text=text)
-    objects.add(machine, entry)
+    if text:
+        _check_id(entry, machine.objects, "object")
+    try:
+        objects.add(machine, entry)
+    except NotModelled:
+        raise
+    except QmpRefusal as refusal:
+        raise Late(refusal.desc, refusal.class_) from refusal
 
 
 def _add_chardev(machine: Machine, value: str) -> None:
     try:
         backends.from_argument(machine, value)
     except OSError as error:
-        raise LaunchRefusal(f"-chardev {value}: {error.strerror}") from error
+        raise LaunchRefusal(
+            f"-chardev {value}: Could not open '{error.filename}': {error.strerror}"
+        ) from error
     except QmpRefusal as refusal:
         raise LaunchRefusal(f"-chardev {value}: {refusal.desc.partition(': ')[2]}") from refusal
 
@@ -97,7 +124,14 @@ def _add_chardev(machine: Machine, value: str) -> None:
 def _add_netdev(machine: Machine, entry: dict[str, Any], *, text: bool) -> None:
     from pytest_qemuvm.sim import netdevs
 
-    machine.commands.check_launched("netdev_add", entry, text=text)
+    try:
+        machine.commands.check_launched("netdev_add", entry, text=text)
+    except QmpRefusal as refusal:
+        unexpected = text and refusal.desc.endswith("is unexpected")
+        desc = f"Invalid parameter {refusal.desc.split()[1]}" if unexpected else refusal.desc
+        raise QmpRefusal(desc) from refusal
+    if text:
+        _check_id(entry, machine.netdevs, "netdev")
     netdevs.add(machine, entry)
 
 
@@ -107,6 +141,8 @@ def _add_node(machine: Machine, entry: dict[str, Any], *, text: bool) -> None:
 
 
 def _add_device(machine: Machine, entry: dict[str, Any], *, text: bool) -> None:
+    if text:
+        _check_id(entry, machine.devices.named, "device")
     machine.devices.add(entry, cold=True, text=text)
 
 
@@ -127,7 +163,9 @@ def _make_serial(machine: Machine, value: str) -> None:
         raise LaunchNotModelled(f"-serial {value}")
     chardev = machine.chardevs.get(value.removeprefix("chardev:"))
     if chardev is None:
-        raise LaunchRefusal(f"-serial {value}: Chardev '{value.removeprefix('chardev:')}' not found")
+        raise LaunchRefusal(
+            f"-serial {value}: could not connect serial device to character backend '{value}'"
+        )
     chardev.attach(FrontEnd())
 
 

@@ -9,6 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_LONGEST_WAIT = 60_000
+"""Milliseconds; the kernel takes no more than an int of them."""
+
 
 class Loop:
     """One thread waits for everything, as QEMU's own main loop does."""
@@ -60,7 +63,9 @@ class Loop:
             self._timers.pop(0)[2]()
             if self._soon or not self._running:
                 return
-        timeout = max(0.0, self._timers[0][0] - monotonic()) * 1000 if self._timers else None
+        timeout = None
+        if self._timers:
+            timeout = min(max(0.0, self._timers[0][0] - monotonic()) * 1000, _LONGEST_WAIT)
         for fd, events in self._poll.poll(timeout):
             callback = self._watched.get(fd)
             if callback is not None and self._running:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_qemuvm.sim.archive import Archive
+    from pytest_qemuvm.sim.block.jobs import Job
     from pytest_qemuvm.sim.chardev import Chardev
     from pytest_qemuvm.sim.drive import Drive
     from pytest_qemuvm.sim.faults import Faults
@@ -37,6 +38,8 @@ class Machine:
         self.uuid = "00000000-0000-0000-0000-000000000000"
         self.type = "pc"
         self.qom_type = "pc-machine"
+        self.settings: dict[str, str] = {}
+        """What ``-machine`` said besides the type."""
         self.max_cpus = 1
         self.accelerator = "tcg"
         self.loop = Loop()
@@ -52,6 +55,7 @@ class Machine:
         self.gone_netdevs: list[tuple[str, dict[str, Any]]] = []
         """Backends that were removed while an interface had them."""
         self.graph = Graph(self)
+        self.jobs: dict[str, Job] = {}
         self.drives: dict[str, Drive] = {}
         """Block backends of devices, by the devices' paths."""
         self.devices = Devices(self)
@@ -84,7 +88,10 @@ class Machine:
         self.hotplug.reset()
 
     def end(self) -> None:
-        """Leave the main loop."""
+        """Leave the main loop; jobs that are still at work are cancelled."""
+        for job in list(self.jobs.values()):
+            if job.status in {"running", "paused"}:
+                job.act("cancel")
         self.loop.stop()
 
     def close(self) -> None:

@@ -31,11 +31,13 @@ class Monitor(FrontEnd):
         self.chardev = chardev
         self.descriptors: dict[str, int] = {}
         """What ``getfd`` named."""
+        self.has_client = False
         self._negotiated = self._oob = self._hung = False
         self._lexer: Lexer | None = None
         chardev.attach(self)
 
     def opened(self) -> None:  # noqa: D102
+        self.has_client = True
         self._negotiated = self._oob = False
         self._lexer = None
         self._send(dumps(self.machine.greeting()).encode())
@@ -45,7 +47,9 @@ class Monitor(FrontEnd):
         for fd in self.descriptors.values():
             self.machine.fdsets.close_descriptor(fd)
         self.descriptors = {}
-        self.machine.fdsets.client_gone()
+        self.has_client = False
+        if not any(monitor.has_client for monitor in self.machine.monitors):
+            self.machine.fdsets.all_clients_gone()
 
     def event(self, name: str, data: Any) -> None:
         """Send an event, if the client has negotiated."""

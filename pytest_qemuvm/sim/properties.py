@@ -21,7 +21,7 @@ _WORDS = {
 _UNITS = {"b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50, "e": 60}
 
 
-def converted(driver: str, entry: dict[str, Any], value: Any, *, text: bool, version: tuple[int, int]) -> Any:
+def converted(driver: str, entry: dict[str, Any], value: Any, *, text: bool) -> Any:
     """Return the value of a property as the device has it. Raises QmpRefusal.
 
     ``text`` is whether it came as ``key=value``, or by a way that makes it so.
@@ -33,7 +33,7 @@ def converted(driver: str, entry: dict[str, Any], value: Any, *, text: bool, ver
     if kind == "size" or (kind.startswith(("int", "uint")) and (number.isdigit() or not number)):
         if name == "addr" and "Slot" in entry.get("description", ""):
             return value  # a slot, which buses.py reads
-        return _number(name, kind, value, text=text, version=version)
+        return _number(name, kind, value, text=text)
     if kind == "str" and not text and not isinstance(value, str):
         raise QmpRefusal(f"Invalid parameter type for '{name}', expected: string")
     return _choice(driver, entry, value, text=text)
@@ -49,7 +49,7 @@ def _bool(name: str, value: Any, *, text: bool) -> bool:
     raise QmpRefusal(f"Invalid parameter type for '{name}', expected: boolean")
 
 
-def _number(name: str, kind: str, value: Any, *, text: bool, version: tuple[int, int]) -> int:
+def _number(name: str, kind: str, value: Any, *, text: bool) -> int:
     unsigned = kind == "size" or kind.startswith("u")
     bits = int(kind.lstrip("uint") or 64) if kind != "size" else 64
     if isinstance(value, bool) or not isinstance(value, int):
@@ -57,7 +57,7 @@ def _number(name: str, kind: str, value: Any, *, text: bool, version: tuple[int,
             raise QmpRefusal(f"Parameter '{name}' expects uint64")
         if not text:
             raise QmpRefusal(f"Invalid parameter type for '{name}', expected: integer")
-        value = _read(name, kind, str(value), version)
+        value = _read(name, kind, str(value))
     least, largest = (0, (1 << bits) - 1) if unsigned else (-(1 << bits - 1), (1 << bits - 1) - 1)
     if bits == 64 and unsigned and value < 0:
         return int(value) + (1 << 64)
@@ -66,7 +66,7 @@ def _number(name: str, kind: str, value: Any, *, text: bool, version: tuple[int,
     return int(value)
 
 
-def _read(name: str, kind: str, text: str, version: tuple[int, int]) -> int:
+def _read(name: str, kind: str, text: str) -> int:
     """Return the number that a text is."""
     try:
         if kind == "size" and text[-1:].lower() in _UNITS:
@@ -77,8 +77,7 @@ def _read(name: str, kind: str, text: str, version: tuple[int, int]) -> int:
     except ValueError:
         if kind == "size":
             raise QmpRefusal(f"Parameter '{name}' expects size") from None
-        expected = "integer" if version < (10, 0) else "uint64" if kind.startswith("u") else "int64"
-        raise QmpRefusal(f"Parameter '{name}' expects {expected}") from None
+        raise QmpRefusal(f"Parameter '{name}' expects integer") from None
 
 
 _HEX = "0123456789abcdefABCDEF"

@@ -49,7 +49,11 @@ def _refuse(device: Device) -> None:
         said = recorded.get(key, "plug")
         # What was missing when it was tried may be there now.
         missing = [entry["name"] for entry in recorded["properties"] if entry["name"] in said.split()]
-        if "plug" not in said and not any(name in device.given for name in missing):
+        if (
+            "plug" not in said
+            and "bus found" not in said
+            and not any(name in device.given for name in missing)
+        ):
             raise QmpRefusal(said)
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pytest_qemuvm.sim import archive
+from pytest_qemuvm.sim import archive, record_pci
 from pytest_qemuvm.sim import record_devices as devices
 from pytest_qemuvm.sim.record_asked import Recorded
 
@@ -40,9 +40,11 @@ def record(binary: str) -> dict[str, bytes]:
         }
     for name, closure in argument_types(schema).items():
         pieces[f"arguments/{name}"] = closure
+    pieces |= machines(binary, pieces["machines"])
     for name, text in printed(binary).items():
         pieces[f"printed/{name}"] = text
     pieces |= devices.record(binary)
+    record_pci.record(binary, pieces)
     return {name: packed(value) for name, value in pieces.items()}
 
 
@@ -69,15 +71,29 @@ def _gather(name: str, types: dict[str, Any], into: dict[str, Any]) -> None:
     entry = {key: value for key, value in types[name].items() if key not in {"name", "features"}}
     if entry["meta-type"] == "enum":
         entry.pop("members", None)
+    for kind in ("members", "variants"):
+        if kind in entry:
+            plain = entry[kind]
+            entry[kind] = [{key: each[key] for key in each if key != "features"} for each in plain]
     into[name] = entry
     below = [member["type"] for member in entry.get("members", ())]
     below += [variant["type"] for variant in entry.get("variants", ())]
     if "element-type" in entry:
         below.append(entry["element-type"])
-    for member in entry.get("members", ()):
-        member.pop("features", None)
     for each in below:
         _gather(each, types, into)
+
+
+def machines(binary: str, known: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the names of the properties of the machine types that the simulator models."""
+    found = {}
+    for entry in known:
+        if entry.get("alias") in {"pc", "q35"} or entry["name"] == "microvm":
+            with Recorded(binary, "-machine", entry["name"]) as qemu:
+                listed = qemu.ask("qom-list", {"path": "/machine"})
+            plain = [item["name"] for item in listed if not item["type"].startswith("child<")]
+            found[f"machine/{entry['name']}-machine"] = sorted(plain)
+    return found
 
 
 def printed(binary: str) -> dict[str, str]:

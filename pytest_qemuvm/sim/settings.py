@@ -7,7 +7,7 @@ import os
 from pytest_qemuvm.sim.cpus import Topology
 from pytest_qemuvm.sim.keyval import key_values, option
 from pytest_qemuvm.sim.objects import Object, size
-from pytest_qemuvm.sim.words import PROGRAM, LaunchNotModelled, LaunchRefusal, QmpRefusal
+from pytest_qemuvm.sim.words import PROGRAM, SIZE_HINT, LaunchNotModelled, LaunchRefusal, QmpRefusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,20 +72,28 @@ def _apply_machine(machine: Machine, line: Line) -> None:
         if wanted in {entry["name"], entry.get("alias")}:
             break
     else:
-        text = (
-            f"-machine {values[-1]}: unsupported machine type\nUse -machine help to list supported machines"
-        )
+        named = f': "{wanted}"' if machine.version >= (9, 1) else ""
+        text = f"unsupported machine type{named}\nUse -machine help to list supported machines"
         raise LaunchRefusal(text)
     alias = entry.get("alias", entry["name"])
     kind = "q35" if "q35" in alias else "microvm" if alias == "microvm" else alias
     if kind not in MODELLED:
         raise LaunchNotModelled(f"the machine {wanted!r}")
     machine.type = kind
+    machine.settings = settings
     machine.max_cpus = entry["cpu-max"]
     machine.qom_type = f"{entry['name']}-machine"
+    _check_properties(machine, settings)
     memory = Object("memory-backend-ram", entry["default-ram-id"], {})
     memory.users.append("/machine")
     machine.objects[memory.name] = memory
+
+
+def _check_properties(machine: Machine, settings: dict[str, Any]) -> None:
+    known = machine.archive.get(f"machine/{machine.qom_type}")
+    for key in settings:
+        if key not in known:
+            raise LaunchRefusal(f"Property '{machine.qom_type}.{key}' not found")
 
 
 def _apply_accelerator(machine: Machine, line: Line) -> None:
@@ -105,17 +113,19 @@ def _apply_memory(machine: Machine, line: Line) -> None:
         machine.memory_most = machine.memory
         return
     settings = option(value, "size")
+    for key in settings:
+        if key not in {"size", "slots", "maxmem"}:
+            raise LaunchRefusal(f"-m {value}: Invalid parameter '{key}'")
     try:
         machine.memory = _megabytes(settings.get("size", "128M"))
         machine.memory_slots = int(settings.get("slots", 0))
         machine.memory_most = _megabytes(settings["maxmem"]) if "maxmem" in settings else machine.memory
     except (QmpRefusal, ValueError) as error:
-        raise LaunchRefusal(
-            f"-m {value}: Parameter 'size' expects a non-negative number below 2^64"
-        ) from error
+        text = f"-m {value}: Parameter 'size' expects a non-negative number below 2^64\n{SIZE_HINT}"
+        raise LaunchRefusal(text) from error
     if machine.memory_most < machine.memory:
         raise LaunchRefusal(
-            f"-m {value}: invalid value of maxmem: maximum memory size (0x{machine.memory_most:x}) must be "
+            f"invalid value of maxmem: maximum memory size (0x{machine.memory_most:x}) must be "
             f"at least the initial memory size (0x{machine.memory:x})"
         )
 
@@ -131,6 +141,7 @@ def _apply_processors(machine: Machine, line: Line) -> None:
         if f"device/{name}-x86_64-cpu" not in machine.archive:
             raise LaunchRefusal(f"unable to find CPU model '{name}'")
         machine.cpu_model = name
+        _check_features(machine, model)
     value = line.last("-smp")
     if value is None:
         return
@@ -138,7 +149,8 @@ def _apply_processors(machine: Machine, line: Line) -> None:
     try:
         given = {key: int(number) for key, number in settings.items()}
     except ValueError as error:
-        raise LaunchRefusal(f"-smp {value}: Parameter 'cpus' expects a number") from error
+        bad = next(key for key, number in settings.items() if not number.isdigit())
+        raise LaunchRefusal(f"Parameter 'smp.{bad}' expects integer") from error
     cpus = given.get("cpus", given.get("maxcpus", 1))
     most = given.get("maxcpus", max(cpus, 1))
     cores, threads = given.get("cores", 0), given.get("threads", 1)
@@ -147,14 +159,39 @@ def _apply_processors(machine: Machine, line: Line) -> None:
         sockets, cores = 1, most // threads
     cores = cores or most // (sockets * threads)
     sockets = sockets or most // (cores * threads)
+    shape = f"sockets ({sockets}) * dies (1) * cores ({cores}) * threads ({threads})"
+    if sockets * cores * threads != most:
+        raise LaunchRefusal(
+            "Invalid CPU topology: product of the hierarchy must match maxcpus: "
+            f"{_shape(machine, shape)} != maxcpus ({most})"
+        )
     if most < cpus:
-        raise LaunchRefusal("maxcpus must be equal to or greater than smp")
+        raise LaunchRefusal(
+            "Invalid CPU topology: maxcpus must be equal to or greater than smp: "
+            f"{_shape(machine, shape)} == maxcpus ({most}) < smp_cpus ({cpus})"
+        )
     if most > machine.max_cpus:
         raise LaunchRefusal(
             f"Invalid SMP CPUs {most}. The max CPUs supported by machine "
             f"'{machine.qom_type.removesuffix('-machine')}' is {machine.max_cpus}"
         )
     machine.topology = Topology(cpus, most, sockets, cores, threads)
+
+
+def _shape(machine: Machine, shape: str) -> str:
+    """Return a topology in the words of the version: since 9.1 there are modules."""
+    return shape if machine.version < (9, 1) else shape.replace("dies (1)", "dies (1) * modules (1)")
+
+
+def _check_features(machine: Machine, model: str) -> None:
+    known = {
+        entry["name"] for entry in machine.archive.get(f"device/{machine.cpu_model}-x86_64-cpu")["properties"]
+    }
+    for piece in model.split(",")[1:]:
+        name = piece.partition("=")[0]
+        if piece[:1] not in "+-" and name not in known and name.replace("_", "-") not in known:
+            kind = f"{machine.cpu_model}-x86_64-cpu"
+            raise LaunchRefusal(f"can't apply global {kind}.{piece}: Property '{kind}.{name}' not found")
 
 
 def _check_files(line: Line) -> None:

@@ -6,6 +6,13 @@ PROGRAM = "qemu-system-x86_64"
 """The name under which QEMU writes its messages."""
 
 
+ID_HINT = "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter."
+SIZE_HINT = (
+    "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+)
+"""What QEMU writes to stderr below a refusal, and does not say over QMP."""
+
+
 class QmpRefusal(Exception):
     """A command that is answered with an error: its class and its text."""
 

@@ -189,18 +189,24 @@ def test_machines_of_a_killed_pytest_are_reaped(pytester, run, remains):
 def test_what_qemu_would_refuse_is_refused(pytester, run):
     pytester.makepyfile(
         BARE
-        + "from pytest_qemuvm.errors import LaunchError, InvalidArguments, UnknownCommand\n"
+        + "from pytest_qemuvm.errors import LaunchError, InvalidArguments, SpecError, UnknownCommand\n"
+        + "from pytest_qemuvm import DriverSpec\n"
         + "@pytest.mark.parametrize('args', [('-machine', 'q53'), ('-device', 'no-such'), ('-no-such',)])\n"
         + "def test_launch(vm_factory, args):\n"
         + "    with pytest.raises(LaunchError) as caught:\n"
         + "        vm_factory(args=args)\n"
         + "    assert caught.value.status == 1\n"
-        + "    assert args[-1].lstrip('-') in caught.value.log\n"
+        + "    assert args[-1].lstrip('-').replace('q53', 'unsupported machine') in caught.value.log\n"
+        + "def test_names(vm, vm_factory):\n"
+        + "    with pytest.raises(SpecError) as caught:\n        vm.hotplug(DriverSpec('virtio-rgn-pci'))\n"
+        + "    assert 'virtio-rng-pci' in caught.value.hint\n"
+        + "    with pytest.raises(LaunchError) as caught:\n        vm_factory(args=('-device', 'edv'))\n"
+        + "    assert \"'edu'\" in caught.value.hint\n"
         + "def test_qmp(vm):\n"
         + "    with pytest.raises(UnknownCommand):\n        vm.qmp.execute('query-statsu')\n"
         + "    with pytest.raises(InvalidArguments):\n        vm.qmp.execute('qom-list', {'paht': '/'})\n"
     )
-    run("--qemu-dry-run").assert_outcomes(passed=4)
+    run("--qemu-dry-run").assert_outcomes(passed=5)
 
 
 def damaged(tmp_path, damage):

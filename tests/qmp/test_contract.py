@@ -28,6 +28,8 @@ pytestmark = pytest.mark.qemuvm(template="bare")
 
 MIB = 2**20
 FORGIVEN = pytest.mark.qemuvm_expect
+IN_AND_OUT = pytest.mark.qemuvm(needs="real")
+"""What comes of data that is really read and written, which a simulator does not do."""
 
 
 @pytest.fixture(params=["owner", "second"])
@@ -179,6 +181,7 @@ class TestJobs:
         start_backup(qmp, "copy", **{"auto-finalize": False})
         assert qmp.job("copy").status == "concluded"
 
+    @IN_AND_OUT
     def test_one_that_fails(self, qmp):
         add_null(qmp, "from")
         add_null(qmp, "base")
@@ -195,6 +198,7 @@ class TestJobs:
             assert (caught.value.cancelled, caught.value.stopped) == (False, False)
             assert qmp.execute("query-jobs") == []
 
+    @IN_AND_OUT
     def test_one_that_stops_at_an_error_is_said_to_stand_still(self, qmp):
         add_null(qmp, "base")
         add_null(qmp, "to")
@@ -218,7 +222,7 @@ class TestJobs:
         assert caught.value.cancelled
 
     @pytest.mark.qemuvm(args=DISK)
-    @pytest.mark.parametrize("when_ready", ["complete", "cancel", "leave"])
+    @pytest.mark.parametrize("when_ready", [pytest.param("complete", marks=IN_AND_OUT), "cancel", "leave"])
     def test_a_mirror_that_becomes_ready(self, qmp, when_ready):
         def behind_the_disk():
             (disk,) = [each for each in qmp.execute("query-block") if each.get("qdev") == "d"]

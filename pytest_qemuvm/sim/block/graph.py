@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.sim.machine import Machine
 
-_MODELLED = frozenset({"file", "host_device", "raw", "qcow2", "null-co", "null-aio"})
+_MODELLED = frozenset({"file", "host_device", "raw", "qcow2", "null-co", "null-aio", "throttle"})
+_OVER_A_FILE = frozenset({"raw", "qcow2", "throttle"})
 _LONGEST_NAME = 31
 
 
@@ -46,7 +47,7 @@ class Graph:
         node = Node(options.get("node-name", ""), driver, options)
         node.read_only = options.get("read-only", parent.read_only if parent is not None else False)
         try:
-            if driver in {"raw", "qcow2"}:
+            if driver in _OVER_A_FILE:
                 self._use(node, "file", options["file"])
                 self._name(node)
                 self._open_format(node, options)
@@ -129,6 +130,8 @@ class Graph:
         assert below is not None
         refresh(node)
         node.size = options.get("size", below.size - options.get("offset", 0))
+        if node.driver == "throttle":
+            self._join_group(node, options["throttle-group"])
         if node.driver == "qcow2":
             from pytest_qemuvm.sim.block.qcow2 import Header
 
@@ -140,6 +143,13 @@ class Graph:
                 raise QmpRefusal(str(error)) from error
             node.size = node.header.size
             self._open_backing(node, options)
+
+    def _join_group(self, node: Node, name: str) -> None:
+        group = self._machine.objects.get(name)
+        if group is None or group.kind != "throttle-group":
+            raise NotModelled(f"the throttle group {name!r}, which is no object")
+        node.holds = group
+        group.users.append(node.name)
 
     def _open_backing(self, node: Node, options: dict[str, Any]) -> None:
         from pytest_qemuvm.sim.block.nodes import refresh
@@ -167,6 +177,10 @@ class Graph:
         """Do what ``blockdev-del`` does. Raises QmpRefusal."""
         if any(edge.role == "root" for edge in node.parents):
             raise QmpRefusal(f"Node {node.name} is in use")
+        for edge in node.parents:
+            if edge.role == "target":
+                kind = next(job.kind for job in self._machine.jobs.values() if edge in job.edges)
+                raise QmpRefusal(f"Node '{node.name}' is busy: block device is in use by block job: {kind}")
         if not node.monitor_owned:
             raise QmpRefusal(f"Node {node.name} is not owned by the monitor")
         if node.parents:
@@ -181,6 +195,9 @@ class Graph:
             if edge.node.implicit and not edge.node.parents:
                 self.close(edge.node)
         node.children = {}
+        if node.holds is not None:
+            node.holds.users.remove(node.name)
+            node.holds = None
         if node.fd >= 0:
             os.close(node.fd)
             node.fd = -1

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.sim.block.nodes import Node
 
-_STRONG = ("size", "latency-ns", "read-zeroes", "offset", "locking")
+_STRONG = ("size", "latency-ns", "read-zeroes", "offset", "locking", "throttle-group")
 """Options without which the same node could not be opened by its file name."""
 
 

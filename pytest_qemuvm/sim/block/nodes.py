@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_qemuvm.sim.block.locks import FileLocks
+    from pytest_qemuvm.sim.objects import Object
 
 
 class Edge:
@@ -45,6 +46,8 @@ class Node:
         self.fd = -1
         self.fdset: int | None = None
         self.locks: FileLocks | None = None
+        self.holds: Object | None = None
+        """The object that it cannot do without."""
         self.header: Any = None
         """What an image of a format says of itself."""
         self.monitor_owned = False

@@ -27,12 +27,13 @@ MODULES = {
     "block": """blockdev-add blockdev-del query-named-block-nodes query-block block_resize
         blockdev-open-tray blockdev-close-tray blockdev-remove-medium blockdev-insert-medium eject
         query-blockstats transaction""",
+    "pci": "query-pci",
     "plain": """query-tpm query-replay query-vnc query-spice query-dump query-migrate query-machines
         query-current-machine query-yank query-rx-filter query-mice query-acpi-ospm-status x-query-usb
         inject-nmi""",
-    "jobs": """query-jobs query-block-jobs job-cancel job-complete job-dismiss job-finalize job-pause
-        job-resume block-job-cancel block-job-complete block-job-pause block-job-resume
-        block-job-set-speed""",
+    "jobs": """blockdev-backup blockdev-mirror blockdev-create query-jobs query-block-jobs job-cancel
+        job-complete job-dismiss job-finalize job-pause job-resume block-job-cancel block-job-complete
+        block-job-pause block-job-resume block-job-set-speed""",
 }
 """The commands that each module of this package has."""
 NEED_MONITOR = frozenset({"add-fd", "getfd", "closefd", "chardev-add", "query-qmp-schema"})

@@ -1,0 +1,274 @@
+"""Jobs that copy nothing: backups and mirrors into nodes that keep nothing.
+
+Their course, their events and the states between are QEMU's. One that would have to copy data is not
+modelled: data is never faked. A job with a speed is done when that would have been enough time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pytest_qemuvm.sim.block.locks import ALL
+from pytest_qemuvm.sim.block.nodes import Edge
+from pytest_qemuvm.sim.words import NotModelled, QmpRefusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_qemuvm.sim.block.nodes import Node
+    from pytest_qemuvm.sim.machine import Machine
+
+CHUNK = 1 << 20
+"""What a job has done before its speed first holds it back, in bytes."""
+_ALLOWED = {
+    "cancel": {"created", "running", "paused", "ready", "standby", "waiting", "pending"},
+    "pause": {"created", "running", "paused", "ready", "standby"},
+    "resume": {"created", "running", "paused", "ready", "standby"},
+    "set-speed": {"created", "running", "paused", "ready", "standby"},
+    "complete": {"ready"},
+    "finalize": {"pending"},
+    "dismiss": {"concluded"},
+}
+
+
+class Job:
+    """One job. Its events go out before the reply to the command that made them."""
+
+    def __init__(self, machine: Machine, kind: str, arguments: dict[str, Any], length: int) -> None:
+        self._machine = machine
+        self.id = arguments["job-id"]
+        self.kind = kind
+        self.status = ""
+        self.length = length
+        self.offset = 0
+        self.speed = arguments.get("speed", 0)
+        self.auto_finalize = arguments.get("auto-finalize", True)
+        self.auto_dismiss = arguments.get("auto-dismiss", True)
+        self.error = ""
+        self.edges: list[Edge] = []
+
+    def _become(self, status: str) -> None:
+        self.status = status
+        self._machine.emit("JOB_STATUS_CHANGE", {"status": status, "id": self.id})
+
+    def _tell(self, event: str) -> None:
+        data = {"device": self.id, "len": self.length, "offset": self.offset, "speed": self.speed}
+        self._machine.emit(event, {**data, "type": self.kind})
+
+    def start(self) -> None:
+        """Begin, and go as far as the speed allows."""
+        self._become("created")
+        if self.speed < 0:
+            self.error = "Parameter 'speed' expects a non-negative value"
+            self._vanish()
+            raise QmpRefusal(self.error)
+        self._become("running")
+        if self.kind == "mirror":
+            self.offset = self.length
+            self._become("ready")
+            self._tell("BLOCK_JOB_READY")
+            return
+        # QEMU holds it while it changes the graph.
+        self._become("paused")
+        self._become("running")
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Copy: all at once, or a chunk and the rest when its time has come."""
+        if self.speed == 0 or self.length <= CHUNK:
+            self._done()
+            return
+        self.offset = CHUNK
+        self._machine.loop.later((self.length - CHUNK) / self.speed * 1000, self._in_time)
+
+    def _in_time(self) -> None:
+        if self.status == "running" and self.offset < self.length:
+            self._done()
+
+    def _done(self) -> None:
+        self.offset = self.length
+        self._become("waiting")
+        self._become("pending")
+        if self.auto_finalize:
+            self._conclude("BLOCK_JOB_COMPLETED")
+        else:
+            self._machine.emit("BLOCK_JOB_PENDING", {"type": self.kind, "id": self.id})
+
+    def _conclude(self, event: str) -> None:
+        self._release()
+        self._tell(event)
+        self._become("concluded")
+        if self.auto_dismiss:
+            self._vanish()
+
+    def _release(self) -> None:
+        for edge in self.edges:
+            edge.node.parents.remove(edge)
+        self.edges = []
+
+    def held_for_a_moment(self) -> None:
+        """Be held, twice, while QEMU looks whether another job could be."""
+        if self.status == "running":
+            for status in ("paused", "running") * 2:
+                self._become(status)
+
+    def _vanish(self) -> None:
+        self._release()
+        self._become("null")
+        self._machine.jobs.pop(self.id, None)
+
+    def create(self, path: str, size: int) -> None:
+        """Make a file, which is all that this job does; its end comes after the reply."""
+        self._become("created")
+        self._become("running")
+        self.offset = self.length
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            os.ftruncate(fd, size)
+            os.close(fd)
+        except OSError as error:
+            self.error = f"Could not create '{path}': {error.strerror}"
+            self._become("aborting")
+            self._become("concluded")
+            return
+        self._machine.loop.soon(self._created)
+
+    def _created(self) -> None:
+        for status in ("waiting", "pending", "concluded"):
+            self._become(status)
+
+    def act(self, verb: str, *, speed: int = 0, force: bool = False) -> None:
+        """Do what a command wants. Raises QmpRefusal where the state does not allow it."""
+        if self.status not in _ALLOWED[verb]:
+            raise QmpRefusal(f"Job '{self.id}' in state '{self.status}' cannot accept command verb '{verb}'")
+        match verb:
+            case "cancel":
+                self._cancel(force=force)
+            case "pause":
+                self._pause()
+            case "resume":
+                self._resume()
+            case "set-speed":
+                self.speed = speed
+                if self.status == "running":
+                    self.go_on()
+            case "complete":
+                self._machine.loop.soon(self._done)
+            case "finalize":
+                self._conclude("BLOCK_JOB_COMPLETED")
+            case "dismiss":
+                self._vanish()
+
+    def _cancel(self, *, force: bool) -> None:
+        if self.status == "ready":  # unless it must not, a mirror that is ready ends well, with what it has
+            self._machine.loop.soon(self._abort if force else self._done)
+            return
+        self._abort()
+
+    def _abort(self) -> None:
+        self.error = "Operation canceled"
+        self._become("aborting")
+        self._conclude("BLOCK_JOB_CANCELLED")
+
+    def _pause(self) -> None:
+        if self.status in {"paused", "standby"}:
+            raise QmpRefusal("Job is already paused")
+        self._become("standby" if self.status == "ready" else "paused")
+
+    def _resume(self) -> None:
+        if self.status not in {"paused", "standby"}:
+            raise QmpRefusal("Can't resume a job that was not paused")
+        self._become("ready" if self.status == "standby" else "running")
+
+    def described(self) -> dict[str, Any]:
+        """Return it as ``query-jobs`` does."""
+        found = {
+            "id": self.id,
+            "type": self.kind,
+            "status": self.status,
+            "current-progress": self.offset,
+            "total-progress": self.length,
+        }
+        return {**found, "error": self.error} if self.error else found
+
+    def described_as_block_job(self) -> dict[str, Any]:
+        """Return it as ``query-block-jobs`` does."""
+        found: dict[str, Any] = {
+            "device": self.id,
+            "type": self.kind,
+            "status": self.status,
+            "len": self.length,
+            "offset": self.offset,
+            "speed": self.speed,
+            "busy": False,
+            "paused": self.status in {"paused", "standby"},
+            "ready": self.status in {"ready", "standby"},
+            "io-status": "ok",
+            "auto-finalize": self.auto_finalize,
+            "auto-dismiss": self.auto_dismiss,
+        }
+        if self.kind == "mirror" and self._machine.version >= (10, 0):
+            found["actively-synced"] = False
+        return found
+
+
+def begin(machine: Machine, kind: str, arguments: dict[str, Any]) -> None:
+    """Make a job and start it. Raises QmpRefusal."""
+    source, target = (_node(machine, arguments[key]) for key in ("device", "target"))
+    if arguments["sync"] in {"incremental", "bitmap"} and "bitmap" not in arguments:
+        raise QmpRefusal(f"must provide a valid bitmap name for '{arguments['sync']}' sync mode")
+    if source is target:
+        raise QmpRefusal("Source and target cannot be the same")
+    if any(edge.role == "target" for edge in target.parents):
+        for job in machine.jobs.values():
+            job.held_for_a_moment()
+        raise QmpRefusal(f"Node '{target.name}' is busy: block device is in use by block job: {kind}")
+    if source.size != target.size:
+        raise QmpRefusal("Source and target image have different sizes")
+    _check_modelled(kind, arguments, source, target)
+    name = _checked_name(machine, arguments)
+    job = Job(machine, kind, arguments, source.size if arguments["sync"] != "none" else 0)
+    job.edges = [Edge(source, "job", "a job", 0, ALL), Edge(target, "target", "a job", 0, ALL)]
+    for edge in job.edges:
+        edge.node.parents.append(edge)
+    machine.jobs[name] = job
+    job.start()
+
+
+def _check_modelled(kind: str, arguments: dict[str, Any], source: Node, target: Node) -> None:
+    if not target.driver.startswith("null-") or "bitmap" in arguments or "filter-node-name" in arguments:
+        raise NotModelled("the copying of data between block nodes")
+    if kind == "mirror" and arguments["sync"] != "none" and not source.driver.startswith("null-"):
+        raise NotModelled("the mirroring of data that is there already")
+
+
+def _checked_name(machine: Machine, arguments: dict[str, Any]) -> str:
+    from pytest_qemuvm.sim.objects import well_formed
+
+    name: str = arguments.get("job-id", "")
+    if not well_formed(name):
+        raise QmpRefusal(f"Invalid job ID '{name}'")
+    if name in machine.jobs:
+        raise QmpRefusal(f"Job ID '{name}' already in use")
+    return name
+
+
+def create(machine: Machine, arguments: dict[str, Any]) -> None:
+    """Make the job that makes an image file. Raises QmpRefusal."""
+    options = arguments["options"]
+    if options["driver"].startswith("null-"):
+        raise QmpRefusal("Driver does not support blockdev-create")
+    if options["driver"] != "file" or options.keys() - {"driver", "filename", "size"}:
+        raise NotModelled(f"the making of images by the driver {options['driver']!r}")
+    name = _checked_name(machine, arguments)
+    job = Job(machine, "create", {"job-id": name, "auto-dismiss": False}, 1)
+    machine.jobs[name] = job
+    job.create(options["filename"], options["size"])
+
+
+def _node(machine: Machine, name: str) -> Node:
+    node = machine.graph.find(name)
+    if node is None:
+        raise QmpRefusal(f"Cannot find device='{name}' nor node-name='{name}'")
+    return node
