@@ -71,9 +71,18 @@ def _fw_cfg(value: str, _known: object) -> None:
 
 
 def _rtc(value: str, _known: object) -> None:
-    given = dict(key_values(value))
-    if given.get("base", "utc") not in {"utc", "localtime"}:
-        raise LaunchNotModelled(f"the clock of -rtc {value}")
+    base = dict(key_values(value)).get("base", "utc")
+    if base in {"utc", "localtime"}:
+        return
+    from time import strptime
+
+    for form in ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"):
+        try:
+            strptime(base, form)
+        except ValueError:
+            continue
+        return
+    raise LaunchRefusal("invalid datetime format\nvalid formats: '2006-06-17T16:01:21' or '2006-06-17'")
 
 
 def _uuid(value: str, _known: object) -> None:
