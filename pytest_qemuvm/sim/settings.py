@@ -90,7 +90,8 @@ def _apply_machine(machine: Machine, line: Line) -> None:
 
 
 def _check_properties(machine: Machine, settings: dict[str, Any]) -> None:
-    known = machine.archive.get(f"machine/{machine.qom_type}")
+    listed = machine.archive.get(f"machine/{machine.qom_type}")
+    known = {name for name, kind in listed if not kind.startswith("child<")}
     for key in settings:
         if key not in known:
             raise LaunchRefusal(f"Property '{machine.qom_type}.{key}' not found")
