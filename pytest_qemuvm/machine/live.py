@@ -176,7 +176,8 @@ class Live:
                 "start='cold' boots it instead",
                 deadline,
             ) from error
-        self._is_up()
+        if not self.ready:  # one that was prepared ahead has come up before
+            self._is_up()
 
     def _is_up(self) -> None:
         self.ready = True
