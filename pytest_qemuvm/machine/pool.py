@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_qemuvm.errors import QemuVMWarning, SpecError
@@ -57,7 +58,8 @@ class Pool:
         """Held while VMs of the pool go; whoever compares machines with records holds it meanwhile."""
         self._session = session
         self._templates = templates
-        self._spare: Callable[[Callable[[float], object]], bool] = has_spare_processor
+        self.spare: Callable[[Callable[[float], object]], bool] = has_spare_processor
+        """Return whether a processor is idle, by the time that a call of what it is given takes."""
         self._changed = threading.Condition()
         self._wanted: Wanted | None = None
         self._given_up: Wanted | None = None
@@ -84,7 +86,8 @@ class Pool:
                     break
                 self._leaving.append(vm)
                 self._changed.notify_all()
-        self._tell()
+        if taken is None:  # a warning may be an error, and what was taken must not get lost by it
+            self._tell()
         return taken
 
     def want(self, vm: VM) -> None:
@@ -135,12 +138,13 @@ class Pool:
         if thread is not None:
             thread.join()
         errors: list[Exception] = []
-        while self._leaving:
+        steps: list[Callable[[], None]] = [partial(self._remove, vm) for vm in self._leaving]
+        for step in (*steps, self._tell):
             try:
-                self._remove(self._leaving.pop())
+                step()
             except Exception as error:  # noqa: BLE001  # all of them are reported
                 errors.append(error)
-        self._tell()
+        self._leaving = []
         if errors:
             raise ExceptionGroup("the pool could not be ended in order", errors)
 
@@ -196,7 +200,7 @@ class Pool:
             try:
                 for vm in leaving:
                     self._remove(vm)
-                if wanted is not None and self._spare(self._pause):
+                if wanted is not None and self.spare(self._pause):
                     self._prepare(wanted)
             except Exception as error:  # noqa: BLE001  # told to the next who asks, and not tried again
                 with self._changed:
