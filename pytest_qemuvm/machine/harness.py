@@ -359,7 +359,7 @@ class Harness:
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
-                blueprint = Blueprint(template, planned, self._world(name, planned, memory))
+                blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory))
                 vm = VM(name, spec, blueprint, self._services, images, memory)
                 vm.is_pooled = pooled
                 if self.settings.plan is not None and memory is None and not pooled:

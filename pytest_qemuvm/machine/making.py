@@ -36,6 +36,7 @@ class Blueprint:
     """What a VM is planned from."""
 
     template: Template
+    asked: VMSpec
     spec: VMSpec
     """As it is planned: over the built-in template, with the template's image as a disk."""
     world: Surroundings
@@ -135,8 +136,8 @@ class Maker:
 
 def _spec_of(blueprint: Blueprint) -> VMSpec:
     """Return the spec of the machine that is saved: its NICs have addresses and ports of their own."""
-    nics = tuple(replace(nic, mac=None, forward=()) for nic in blueprint.spec.nics)
-    return blueprint.spec.with_keywords({"nics": nics, "start": "cold"}, "saved")
+    nics = tuple(replace(nic, mac=None, forward=()) for nic in blueprint.asked.nics)
+    return blueprint.asked.with_keywords({"nics": nics, "start": "cold"}, "saved")
 
 
 def _written_disks(vm: VM) -> dict[int, ImagePlan]:

@@ -1,10 +1,11 @@
 """Live templates: made once, kept whole, made anew when they have to be, and never otherwise."""
 
 import json
+import socket
 
 import pytest
 
-from pytest_qemuvm import DiskSpec, DriverSpec
+from pytest_qemuvm import DiskSpec, DriverSpec, NicSpec
 from pytest_qemuvm.errors import GuestBootError, GuestCommandError, QemuVMWarning
 from pytest_qemuvm.host.memory import copy_file
 
@@ -42,6 +43,23 @@ def test_what_a_setup_wrote_to_a_disk_is_there_and_each_clone_goes_on_alone(
     save = own_store.store.all()[0]
     assert one.plan.images[0].backing == str(save.disk(0))
     assert not save.disk(0).stat().st_mode & 0o222
+
+
+def test_connections_of_the_old_life_are_gone(own_store, template_factory, vm_factory):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        setup = [
+            "until ip address show eth0 | grep -q 10.0.2.15; do usleep 9999; done",
+            "mkfifo /run/line",
+            f"(exec 4<>/run/line; nc 10.0.2.2 {port} <&4; echo $? >/run/end) >/dev/null 2>&1 &",
+            f"until netstat -tn | grep -q ':{port}.*ESTAB'; do usleep 9999; done",
+        ]
+        template_factory("caller", setup=setup, setup_timeout=20)
+        vm = vm_factory(template="caller", nics=[NicSpec(outward=True)])
+        assert vm.started_as == "clone"
+        assert not vm.run("test -e /run/end", check=False).ok
+        vm.run("echo something >/run/line")
+        vm.wait_for_file("/run/end")
 
 
 def test_templates_rest_on_templates(own_store, template_factory, vm_factory):
