@@ -186,7 +186,17 @@ def test_the_reference_names_all_that_can_be_said(names):
         (ExecResult, set()),
         (
             Harness,
-            {"create", "create_started", "template_deleted", "make_vm", "spec_for", "boot_files", "owned_by", "vm_started", "vm_deleted"}
+            {
+                "create",
+                "create_started",
+                "template_deleted",
+                "make_vm",
+                "spec_for",
+                "boot_files",
+                "owned_by",
+                "vm_started",
+                "vm_deleted",
+            }
             | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
             | {"close", "as_dict", "end", "permission_changed"},
         ),
