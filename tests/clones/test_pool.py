@@ -311,3 +311,17 @@ def test_without_the_option_there_is_no_pool(vm_factory, qemuvm):
     assert qemuvm.settings.pool == qemuvm.pool.size == 0
     assert qemuvm.pool.settle(0)
     assert waiting(qemuvm) == []
+
+
+def test_whatever_the_pool_does_a_check_finds_nothing(pool, vm_factory, coherence, monkeypatch):
+    monkeypatch.setattr(pool, "size", 2)
+    vm_factory()
+    coherence.start(interval=0.001)
+    for memory in ("256M", "192M", "192M", "256M", "256M"):
+        vm = vm_factory(memory=memory)
+        assert coherence.check() == []
+        vm.delete()
+        assert coherence.check() == []
+    pool.clear()
+    coherence.stop()
+    assert coherence.found == []
