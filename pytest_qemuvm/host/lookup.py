@@ -41,7 +41,8 @@ def find_vm(name: str, session: str | None = None, root: Path | None = None) -> 
             hint = nearest(session, tags) if tags else None
             raise VMNotFound(f"no living session {session!r} below {root}", hint=hint)
         living = [seen for seen in living if seen.tag == session]
-    found = [(seen, vm) for seen in living for vm in seen.vms if vm.name == name]
+    # What waits in a pool is nobody's to talk to.
+    found = [(seen, vm) for seen in living for vm in seen.vms if vm.name == name and vm.state != "pooled"]
     if not found:
         raise _not_found(name, living, root)
     # One that has ended is in the way of none that runs, and another session's not in that of our own.

@@ -20,7 +20,11 @@ _ZEROS = bytes(_BLOCK)
 class MemoryFile:
     """A file that exists in memory alone, and as long as somebody has it open or mapped."""
 
-    def __init__(self, name: str, size: int = 0) -> None:
+    def __init__(self, name: str, size: int = 0, *, of: int | None = None) -> None:
+        """Make one, or, with ``of``, take the descriptor of one that exists."""
+        if of is not None:
+            self._fd = of
+            return
         self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         if size:
             os.ftruncate(self._fd, size)
@@ -37,6 +41,10 @@ class MemoryFile:
     def reopen(self) -> int:
         """Return a new descriptor for reading that has a position of its own; the caller closes it."""
         return os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def duplicate(self) -> MemoryFile:
+        """Return another hold on the same file, which outlives this one."""
+        return MemoryFile("", of=fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 0))
 
     def seal(self) -> None:
         """Have the kernel refuse every change from now on. Raises OSError while it is mapped for writing."""

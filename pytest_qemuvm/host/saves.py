@@ -99,6 +99,10 @@ class LoadedSave:
         self.console = console
         """What the console had said before it was saved."""
 
+    def duplicate(self) -> LoadedSave:
+        """Return another hold on it, for a thread that nobody waits for before letting go."""
+        return LoadedSave(self.save, self.ram.duplicate(), self.state.duplicate(), self.console)
+
     def close(self) -> None:
         """Let go of it; clones that run keep what they need."""
         self.ram.close()

@@ -23,8 +23,8 @@ class SeenVM:
     """A machine of a session that has been started."""
 
     name: str
-    state: Literal["running", "suspended", "ended"]
-    """Of its process: running, stopped by a signal, or gone."""
+    state: Literal["running", "pooled", "suspended", "ended"]
+    """Of its process: running, waiting in the pool for a test, stopped by a signal, or gone."""
     pid: int | None
     """None where it has ended."""
     ticks: int | None
@@ -116,7 +116,7 @@ def _vms(record: dict[str, Any]) -> Iterator[SeenVM]:
             pid = None
         yield SeenVM(
             name=vm["name"],
-            state="ended" if pid is None else "suspended" if _is_stopped(pid) else "running",
+            state=_state(pid, pooled=bool(vm.get("pooled"))),
             pid=pid,
             ticks=None if pid is None else ticks,
             owner=vm["owner"],
@@ -137,6 +137,14 @@ def _disks(record: dict[str, Any], opened: dict[str, set[str]]) -> Iterator[Seen
         if Path(path).exists():
             holders = tuple(vm for vm, files in opened.items() if os.path.realpath(path) in files)
             yield SeenDisk(name, path, size, owner, holders)
+
+
+def _state(pid: int | None, *, pooled: bool) -> Literal["running", "pooled", "suspended", "ended"]:
+    if pid is None:
+        return "ended"
+    if _is_stopped(pid):
+        return "suspended"
+    return "pooled" if pooled else "running"
 
 
 def _is_stopped(pid: int) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from pytest_qemuvm.host.provision import Provisioner
@@ -23,6 +24,7 @@ class Books:
         tag: str,
         root: Path,
         vms: Callable[[], list[VM]],
+        still: AbstractContextManager[object],
         shelf: DiskShelf,
         library: TemplateLibrary,
         provisioner: Provisioner,
@@ -31,6 +33,9 @@ class Books:
         self.tag = tag
         self.root = root
         self.vms = vms
+        """Return all VMs, those that wait for somebody among them."""
+        self.still = still
+        """While this is held, no VM goes by itself."""
         self._shelf = shelf
         self._library = library
         self._provisioner = provisioner
@@ -71,6 +76,7 @@ class Books:
                 "memory": vm.spec.bytes,
                 "cpus": vm.spec.cpus,
                 "owner": owner,
+                "pooled": vm.is_pooled,
                 "test": test,
                 "disks": [image.path for image in vm.plan.images],
                 "monitor": vm.plan.monitor,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.vm import Start
 
 CLONE = "clone"
+POOLED = "pooled"
 KEPT_LOADED = 4
 """How many saves stay in memory, each with what its guest had written there: some 100 MiB."""
 
@@ -55,7 +56,10 @@ class LiveTemplates:
     ) -> None:
         self.store = store
         self.starts: Counter[str] = Counter()
-        """How VMs with a guest came up for the first time: ``clone``, or why one booted."""
+        """How VMs with a guest came up for the first time: ``clone``, or why one booted.
+
+        Clones that were prepared ahead are counted as ``pooled`` too.
+        """
         self._maker = Maker(store, session, progress)
         self._host = dict(host)
         """What of the host shapes a saved machine; empty where none can be."""
@@ -88,6 +92,22 @@ class LiveTemplates:
             if vm.plan.boot != "none":
                 self.starts[vm.cold_because or CLONE] += 1
         return clone
+
+    def loaded_clone(self, blueprint: Blueprint) -> Clone | None:
+        """Return the clone that a VM can be with nothing read or made; the caller closes its save.
+
+        Nothing is counted: nobody may ever get it. Raises SpecError where its template cannot be told.
+        """
+        key = self.key_of(blueprint)
+        with self._lock:
+            loaded = self._loaded.get(key)
+            return None if loaded is None else self._planned(key, blueprint, loaded.duplicate())
+
+    def count_pooled(self) -> None:
+        """Count a clone that was prepared ahead."""
+        with self._lock:
+            self.starts[CLONE] += 1
+            self.starts[POOLED] += 1
 
     def take_starts(self) -> Counter[str]:
         """Return how VMs came up since this was asked last: ``clone``, or why one booted."""
@@ -150,7 +170,10 @@ class LiveTemplates:
             key = self.key_of(blueprint)
         except SpecError as error:
             raise Refused(error.brief) from error
-        loaded = self._obtain(key, blueprint)
+        return self._planned(key, blueprint, self._obtain(key, blueprint))
+
+    @staticmethod
+    def _planned(key: str, blueprint: Blueprint, loaded: LoadedSave) -> Clone:
         plan = plan_machine(blueprint.spec, replace(blueprint.world, memory="clone"))
         images = tuple(_over(image, loaded.save, index) for index, image in enumerate(plan.images))
         return Clone(key, replace(plan, images=images), loaded)

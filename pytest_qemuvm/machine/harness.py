@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from pytest_qemuvm.machine.faults import SimFaults
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.making import Blueprint
 from pytest_qemuvm.machine.observer import Observer
+from pytest_qemuvm.machine.pool import POOL, Pool
 from pytest_qemuvm.machine.recording import Recording
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
@@ -144,6 +146,8 @@ class Harness:
         """The saved machines that VMs are clones of."""
         self._told = frozenset[str]()
         """What is permitted, as the record says."""
+        self.pool = Pool(settings.pool, self, self.live_templates)
+        """VMs that are ready before they are asked for."""
         self._services = Services(
             self.tag,
             self.root,
@@ -161,7 +165,8 @@ class Harness:
         self._books = Books(
             self.tag,
             self.root,
-            self.vms,
+            self._all_vms,
+            self.pool.still,
             self._shelf,
             self._library,
             self._provisioner,
@@ -273,16 +278,21 @@ class Harness:
         if state is not None and state not in STATES:
             raise SpecError(f"{state!r} is no state of a VM", hint=nearest(state, STATES))
         with self._lock:
-            vms = list(self._vms.values())
+            vms = [vm for vm in self._vms.values() if not vm.is_pooled]
         return [vm for vm in vms if state is None or vm.state == state]
 
     def vm(self, name: str) -> VM:
         """Return a VM by name. Raises VMNotFound."""
         with self._lock:
-            if name in self._vms:
+            known = [name for name, vm in self._vms.items() if not vm.is_pooled]
+            if name in known:
                 return self._vms[name]
-            known = list(self._vms)
         raise VMNotFound(f"no VM {name!r} in this session", hint=nearest(name, known) if known else None)
+
+    def _all_vms(self) -> list[VM]:
+        """Return all VMs, those of the pool among them."""
+        with self._lock:
+            return list(self._vms.values())
 
     def owned_by(self, owner: str) -> list[VM]:
         """Return the VMs that were made for an owner: a test, a module, the session."""
@@ -296,6 +306,28 @@ class Harness:
         GuestUnavailable where the guest's files are missing.
         """
         return self.make_vm(name, spec, self._library.get(spec.template), owner)
+
+    def create_started(self, name: str | None, spec: VMSpec, owner: str) -> VM:
+        """Do what ``create`` does and start the VM; without a name it may be one that the pool has ready."""
+        vm = self._from_pool(spec, owner) if name is None else None
+        if vm is None:
+            vm = self.create(name, spec, owner)
+        vm.start()
+        if name is None:
+            self.pool.want(vm)
+        return vm
+
+    def _from_pool(self, spec: VMSpec, owner: str) -> VM | None:
+        if self._recording:  # what is recorded does not depend on who was faster
+            return None
+        vm = self.pool.take(spec, self._library.get(spec.template))
+        if vm is not None:
+            with self._lock:
+                self._owners[vm.name] = owner
+                vm.is_pooled = False
+            self._note_user(vm)
+            self._publish()
+        return vm
 
     def make_vm(
         self,
@@ -312,6 +344,9 @@ class Harness:
         """
         if name is not None:
             checked_name(name, "VM")
+            if self._owners.get(name) == POOL:  # nobody could know that it is taken
+                self.pool.clear()
+        pooled = owner == POOL
         with self._lock:
             if name is None:
                 name = self._unused_name()
@@ -320,7 +355,8 @@ class Harness:
             # Taken before the lock is let go, so that two threads cannot both have it.
             self._owners[name] = owner
         try:
-            with template.in_use_by(name):
+            # One that waits for somebody keeps nobody from deleting its template.
+            with nullcontext() if pooled else template.in_use_by(name):
                 planned = template.planned(spec)
                 # The template watches its own.
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
@@ -328,7 +364,8 @@ class Harness:
                 files_of(images)  # what cannot be used is said before anything is touched
                 blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory))
                 vm = VM(name, spec, blueprint, self._services, images, memory)
-                if self._recording and memory is None:
+                vm.is_pooled = pooled
+                if self._recording and memory is None and not pooled:
                     system = f"qemu-system-{blueprint.world.arch.system}"
                     self.recordings.append(Recording(owner, vm.plan, system))
                 with self._lock:
@@ -406,10 +443,7 @@ class Harness:
 
     def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
-        with self._lock:
-            self.used_by.add(self._owners[vm.name])
-            # pytest's own word for what it is doing; it names the phase behind the test.
-            self._started_by[vm.name] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        self._note_user(vm)
         plans = (vm.plan, vm.plan.booting)
         recording = next((each for each in self.recordings if any(each.plan is one for one in plans)), None)
         if recording is not None and vm.live is not None:
@@ -417,6 +451,18 @@ class Harness:
         if self.settings.coherence != "off":
             self.observer.note_start(vm)
         self._publish()
+
+    def _note_user(self, vm: Observed) -> None:
+        """Note for whom a VM has been launched, and in which test: of the pool's in none, yet."""
+        # pytest's own word for what it is doing; it names the phase behind the test.
+        test = "" if vm.is_pooled else os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        with self._lock:
+            self.used_by.add(self._owners[vm.name])
+            self._started_by[vm.name] = test
+
+    def template_deleted(self, template: Template) -> None:
+        """Note that a template is gone: nobody can want its VMs any more."""
+        self.pool.forget(template)
 
     def _publish(self) -> None:
         """Let ``qemuvm ps`` know what there is, after anything was added; what has gone it sees by itself."""
@@ -454,7 +500,7 @@ class Harness:
         """
         errors: list[Exception] = []
         self.observer.stop()
-        for step in (*(vm.delete for vm in self.vms()), *self._library.verifications()):
+        for step in (self.pool.close, *(vm.delete for vm in self.vms()), *self._library.verifications()):
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # all of them are reported below

@@ -47,6 +47,9 @@ class Session(Protocol):
     def boot_files(self, spec: VMSpec) -> list[Path]:
         """Return the files that a VM boots from."""
 
+    def template_deleted(self, template: Template) -> None:
+        """Note that a template is gone."""
+
 
 class TemplateLibrary:
     """All templates of a session: the built-in ones, the suite's, and those that tests make."""
@@ -176,6 +179,7 @@ class TemplateLibrary:
         with self._lock:
             self._made.pop(template.name, None)
             self._owners.pop(template.name, None)
+        self._session.template_deleted(template)
 
     def verifications(self) -> list[Callable[[], None]]:
         """Return what is to be checked at the end of the session."""

@@ -26,7 +26,7 @@ class Lifecycle(Starting):
         behind our back (``restart`` is the way out then).
         """
         with self._change("start"):
-            if self._live is not None:
+            if self._live is not None and self._identity is None:
                 if self._live.alive:
                     raise AlreadyRunning(f"VM {self.name!r} is running", f"pid {self._live.process.pid}")
                 if self._recorder.record.state != "stopped":
@@ -36,6 +36,21 @@ class Lifecycle(Starting):
                         "use restart() or delete()",
                     )
             self._start()
+
+    def start_ahead(self) -> bool:
+        """Start it as a clone and have it wait, so that ``start`` only lets it go on; for the pool.
+
+        Returns False, with nothing started, where its live template is not in memory.
+        """
+        with self._change("start"):
+            return self._wake_ahead()
+
+    def give_up(self) -> None:
+        """Have ``start_ahead``, on another thread, fail soon: nobody wants the VM any more; for the pool."""
+        self._is_given_up = True
+        live = self._live
+        if live is not None:
+            live.process.kill()
 
     def stop(self, *, graceful: bool = True) -> None:
         """Stop it: ask the guest to power down, then QEMU to quit, then SIGTERM, then SIGKILL.

@@ -53,6 +53,9 @@ WAKE_SECONDS = 30.0
 POWER_BUTTON_SECONDS = 1.0
 """From one press of the power button to the next."""
 
+_OF_THE_MAKING = ("MIGRATION", "STOP", "RESUME")
+"""Events that a clone has had before its test sees it."""
+
 StopStep = Literal["powerdown", "quit", "term", "kill"]
 STEP_SECONDS: dict[StopStep, float] = {"powerdown": 15.0, "quit": 5.0, "term": 5.0}
 """How long each step of the ladder is given before the next; SIGKILL needs no limit."""
@@ -191,7 +194,11 @@ class Live:
                 "start='cold' boots it instead",
                 deadline,
             ) from error
-        self._is_up()
+        # What made it a clone is nothing that happened to it: no wait of a test's may take it for that.
+        for event in self.qmp.events.since(0, _OF_THE_MAKING):
+            self.qmp.events.mark_returned(event)
+        if not self.ready:  # one that was prepared ahead has come up before
+            self._is_up()
 
     def renew(self, deadline: Deadline) -> None:
         """Give a guest that has been restored the time as it is now, and new entropy. Raises WaitTimeout."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_qemuvm.devices.place import Image
+    from pytest_qemuvm.guest.agent import Identity
     from pytest_qemuvm.guest.console import Console
     from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.machine.live import Live, StopStep
@@ -51,6 +52,12 @@ class Observed:
         """What it is planned from; for the harness."""
         self.stopped_by: StopStep | None = None
         """What ended the last run: ``powerdown``, ``quit``, ``term`` or ``kill``."""
+        self.ahead_of: str | None = None
+        """The key of the live template of which it waits as a clone; for the pool."""
+        self.is_pooled = False
+        """True while it is the pool's; for the harness."""
+        self.from_pool = False
+        """True where its first run was prepared before it was asked for."""
         self.cold_because: str | None = None
         """Why it booted and was no clone; None before it was started, and for a clone."""
         self._recorder = Recorder(name)
@@ -66,6 +73,9 @@ class Observed:
         self._prepared = ExitStack()
         self._is_prepared = False
         self._is_deleted = False
+        self._is_given_up = False
+        self._identity: tuple[str, Identity] | None = None
+        """Of one that waits as a clone: the boot that was saved, and who its guest is to be."""
         self._earlier_panic: str | None = None
         self._changing = threading.Lock()
         self._looking = threading.Lock()

@@ -122,7 +122,8 @@ class Observer:
             graph = self._graph(vm)
             if graph is not None:
                 self._at_begin[vm.name] = vm.record.starts, graph
-        seen = self._collector.collect(Scene(), self._ledger({}))
+        with self._books.still:
+            seen = self._collector.collect(Scene(), self._ledger({}))
         self._before = replace(seen, vms={}, failures=())
 
     def check_scope(self, vms: Sequence[VM] | None) -> list[Finding]:
@@ -180,7 +181,7 @@ class Observer:
     # How it looks
 
     def _check(self, graphs: Mapping[str, tuple[int, Graph]], before: Facts) -> list[Finding]:
-        with self._checking:
+        with self._checking, self._books.still:
             first = self._entries({})
             scene = Scene(
                 machines=tuple(machine(vm) for vm in self._books.vms()),
@@ -194,7 +195,7 @@ class Observer:
             runs = {entry.name: entry.run for entry in ledger.vms}
             known = {
                 name: VMFacts(alive=True, graph=graph)
-                for name, (run, graph) in graphs.items()
+                for name, (run, graph) in dict(graphs).items()
                 if runs.get(name) == run
             }
             findings = apply(self._rules, replace(before, vms=known), facts, ledger)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 60.0
 """How long writing or reading the devices' state may take; it takes milliseconds."""
-_WARM_UP = "for word in true; do /bin/busybox true; cat /proc/uptime; date; done"
+WARM_UP = "for word in true; do /bin/busybox true; cat /proc/uptime; date; done"
 """What a first command needs, so that it lies in the memory that is saved."""
 _STATE = "state"
 _UNLIMITED = 1 << 40
@@ -34,7 +34,7 @@ def make_ready(live: Live, deadline: Deadline) -> None:
     assert live.channel is not None
     waits.for_file(live.channel, SETTLED, deadline)
     for _ in range(2):
-        live.channel.run(_WARM_UP, deadline=deadline)
+        live.channel.run(WARM_UP, deadline=deadline)
     # What a guest has begun, its clones would all have to finish before they answer.
     wait_quiet(live.process.pid, deadline)
 

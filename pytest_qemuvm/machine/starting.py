@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import warnings
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.errors import NotRunning, QemuVMError, QemuVMWarning
 from pytest_qemuvm.guest.agent import Identity
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import HotPlug
-from pytest_qemuvm.machine.live import Live
+from pytest_qemuvm.machine.live import WAKE_SECONDS, Live
 from pytest_qemuvm.machine.observed import Observed
-from pytest_qemuvm.machine.saving import load_state
+from pytest_qemuvm.machine.pool import POOL
+from pytest_qemuvm.machine.saving import WARM_UP, load_state
 from pytest_qemuvm.machine.snapshots import Snapshots
 from pytest_qemuvm.machine.uses import LAUNCH, image_of
 from pytest_qemuvm.plan import RAM
@@ -57,6 +59,8 @@ class Starting(Observed):
         self._start_loaded({}, moment)
 
     def _start(self) -> None:
+        if self._identity is not None and self._go_on(*self._identity):
+            return
         self._reap()
         self._earlier_panic = self.unseen_panic
         services = self._services
@@ -89,7 +93,7 @@ class Starting(Observed):
             self._end(live, "quit")
             raise
 
-    def _wake(self, clone: Clone) -> None:
+    def _wake(self, clone: Clone) -> Live:
         """Start it with the memory of a live template, in which setups have been done."""
         self._plan = replace(clone.plan, booting=self._plan.booting or self._plan)
         self._prepare()
@@ -97,20 +101,75 @@ class Starting(Observed):
         manifest = save.save.manifest
         addresses = dict(zip(manifest.macs, (nic.mac for nic in clone.plan.nics), strict=True))
         moment = Moment(clone.plan, save.state, manifest.boot_id, addresses, save.console)
-        self._start_loaded({RAM: save.ram.fileno()}, moment)
+        return self._start_loaded({RAM: save.ram.fileno()}, moment)
 
-    def _start_loaded(self, files: Mapping[str, int], moment: Moment) -> None:
+    def _start_loaded(self, files: Mapping[str, int], moment: Moment) -> Live:
         """Start it, and have it go on from a moment that was saved."""
         # What the console said before is the beginning of what it says.
         Path(moment.plan.console_log).write_text(moment.console, encoding="utf-8")
         live = self._launch(files, moment.console)
         try:
+            self._check_wanted()
             load_state(live, moment.state, whole=moment.plan.waits)
             live.await_clone(moment.boot_id, Identity(self.name, moment.addresses))
             live.hotplug.settled(moment.boot_id)
         except BaseException:
             self._end(live, "quit")
             raise
+        return live
+
+    def _check_wanted(self) -> None:
+        # After the launch: whoever gives it up before has no process to end.
+        if self._is_given_up:
+            raise NotRunning(f"VM {self.name!r} is not wanted any more")
+
+    def _wake_ahead(self) -> bool:
+        """Start it as a clone and have it wait; return whether its live template was there to be used.
+
+        Most of a clone's first command is the translation of the guest's code under emulation, so it has
+        one run already.
+        """
+        clone = self._services.live_templates.loaded_clone(self.blueprint)
+        if clone is None:
+            return False
+        with closing(clone.save):
+            live = self._wake(clone)
+            boot = clone.save.save.manifest.boot_id
+        try:
+            assert live.channel is not None
+            live.channel.run(WARM_UP, deadline=Deadline.after(WAKE_SECONDS))
+            live.qmp.execute("stop")
+        except BaseException:
+            self._end(live, "quit")
+            raise
+        self._recorder.switched(live, "paused")
+        self._identity, self.ahead_of = (boot, Identity(self.name)), clone.key
+        return True
+
+    def _go_on(self, boot: str, identity: Identity) -> bool:
+        """Let it go on from where it waits; return whether it could, else nothing of it is left.
+
+        Its guest gets the time, and entropy that nobody had while it waited.
+        """
+        self._identity = self.ahead_of = None
+        live = self._live
+        assert live is not None
+        try:
+            live.await_clone(boot, identity)
+        except QemuVMError as error:
+            self._end(live, "quit")
+            self._prepared.close()
+            self._is_prepared = False
+            brief = f"VM {self.name!r} could not go on from the pool and starts anew: {error.brief}"
+            warnings.warn(QemuVMWarning(brief), stacklevel=2)
+            return False
+        except BaseException:
+            self._end(live, "quit")
+            raise
+        self._recorder.switched(live, "running")
+        self.from_pool = True
+        self._services.live_templates.count_pooled()
+        return True
 
     def _prepare(self) -> None:
         """Make its files, once."""
@@ -126,6 +185,7 @@ class Starting(Observed):
         services = self._services
         warden = services.wardens.of(self.name)
         warden.devices = services.catalogue.devices
+        warden.nodeid = self._acting
         live = Live.launch(
             self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
         )
@@ -136,6 +196,10 @@ class Starting(Observed):
         self._recorder.started(live)
         services.registry.vm_started(self)
         return live
+
+    def _acting(self) -> str:
+        """Return on whose behalf something is done with it now."""
+        return POOL if self.is_pooled else self._services.acting()
 
     def _set_up(self) -> None:
         """Do what the template wants done after each boot: nothing of it would have outlived the last one."""

@@ -221,10 +221,8 @@ def _factory(
         if not isinstance(start, bool):
             spec["start"] = start
         keywords = from_root(laid_over(common, spec), root)
-        made = harness.create(name, harness.spec_for(name, keywords, "vm_factory"), owner)
-        if start:
-            made.start()
-        return made
+        wanted = harness.spec_for(name, keywords, "vm_factory")
+        return (harness.create_started if start else harness.create)(name, wanted, owner)
 
     return make
 

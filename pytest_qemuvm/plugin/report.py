@@ -76,7 +76,8 @@ def sections(vm: VM) -> list[tuple[str, str]]:
     """Return what a VM has to say: its command line, its last QMP exchanges, its console's end, its log."""
     found = [(f"VM {vm.name}: command line", shlex.join(vm.plan.standalone_argv()))]
     if vm.started_as is not None and vm.plan.boot != "none":
-        how = "as a clone" if vm.cold_because is None else f"by booting: {vm.cold_because}"
+        pool = " out of the pool" if vm.from_pool else ""
+        how = f"as a clone{pool}" if vm.cold_because is None else f"by booting: {vm.cold_because}"
         found.append((f"VM {vm.name}: how it came up", how))
     transcript = vm.transcript()
     if transcript:

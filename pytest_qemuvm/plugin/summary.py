@@ -49,8 +49,12 @@ def _show_plans(reporter: pytest.TerminalReporter, state: SessionState) -> None:
 def _starts(state: SessionState) -> str:
     """Return how many VMs were clones, and why the others booted."""
     clones = state.starts["clone"]
-    booted = Counter({reason: count for reason, count in state.starts.items() if reason != "clone"})
-    text = f"{clones} {'VM was a clone' if clones == 1 else 'VMs were clones'}, {booted.total()} booted"
+    reasons = {reason: count for reason, count in state.starts.items() if reason not in ("clone", "pooled")}
+    booted = Counter(reasons)
+    text = f"{clones} {'VM was a clone' if clones == 1 else 'VMs were clones'}"
+    if state.settings.pool:
+        text += f" ({state.starts['pooled']} out of the pool)"
+    text += f", {booted.total()} booted"
     if booted:
         text += f" ({'; '.join(f'{count} because {reason}' for reason, count in booted.most_common())})"
     return text

@@ -52,6 +52,7 @@ OPTIONS = (
     Option(
         "start", "how VMs start: as clones where they can (default), or as said", ("auto", "clone", "cold")
     ),
+    Option("pool", "have up to N clones ready ahead, prepared on an idle core (default: 0)", metavar="N"),
     Option("image", "a disk image of yours that VMs are made of; it is never written", metavar="PATH"),
     Option("image-format", "what that image is; it is never guessed", ("qcow2", "raw")),
     Option(
@@ -65,6 +66,7 @@ OPTIONS = (
     Option("update-plans", "have assert_plan write its golden files anew", flag=True),
     Option("network-dry-run", "plan TAP and bridge networks, make none (default: yes)", ("yes", "no")),
 )
+MOST_POOLED = 16
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -88,6 +90,8 @@ class Settings(NamedTuple):
     kernel: str | None
     config: str | None
     start: Literal["auto", "clone", "cold"]
+    pool: int
+    """How many clones are prepared before they are asked for, at most."""
     image: str | None
     image_format: Literal["qcow2", "raw"] | None
     coherence: Literal["error", "warn", "off"]
@@ -135,6 +139,7 @@ def resolve(cli: Mapping[str, Any], environ: Mapping[str, str], ini: Mapping[str
         kernel=_text(levels, "kernel"),
         config=_text(levels, "config"),
         start=_word(levels, "start", "auto"),
+        pool=_count(levels, "pool", MOST_POOLED),
         image=_text(levels, "image"),
         image_format=_word(levels, "image-format", None),
         coherence=_word(levels, "coherence", "error"),
@@ -211,6 +216,21 @@ def _text(levels: tuple[_Level, ...], name: str) -> str | None:
 def _boolean(levels: tuple[_Level, ...], name: str, *, default: bool) -> bool:
     answers = [_truth(level.values[name], level.source(name)) for level in levels if name in level.values]
     return answers[0] if answers else default
+
+
+def _count(levels: tuple[_Level, ...], name: str, most: int) -> int:
+    """Return a number from 0 to ``most``; 0 where nothing was said."""
+    answers = []
+    for level in levels:
+        if name in level.values:
+            word = level.values[name].strip()
+            if not (word.isascii() and word.isdigit() and int(word) <= most):
+                raise SettingsError(
+                    f"{level.source(name)}={level.values[name]!r} is not accepted",
+                    hint=f"a whole number from 0 to {most}",
+                )
+            answers.append(int(word))
+    return answers[0] if answers else 0
 
 
 def _word(levels: tuple[_Level, ...], name: str, default: str | None) -> Any:

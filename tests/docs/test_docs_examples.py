@@ -172,6 +172,10 @@ def error_names():
     return [kind.__name__ for kind in kinds if issubclass(kind, errors.QemuVMError)]
 
 
+POOLED = ("start_ahead", "give_up", "is_pooled", "ahead_of")
+"""What only the pool uses of a VM."""
+
+
 def unnamed(names):
     """Return those that the reference does not name in code's type."""
     text = REFERENCE.read_text()
@@ -200,12 +204,22 @@ def test_the_reference_names_all_that_can_be_said(names):
         (
             VM,
             {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}
-            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on"},
+            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on", *POOLED},
         ),
         (ExecResult, set()),
         (
             Harness,
-            {"create", "make_vm", "spec_for", "boot_files", "owned_by", "vm_started", "vm_deleted"}
+            {
+                "create",
+                "create_started",
+                "template_deleted",
+                "make_vm",
+                "spec_for",
+                "boot_files",
+                "owned_by",
+                "vm_started",
+                "vm_deleted",
+            }
             | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
             | {
                 "close",

@@ -105,6 +105,18 @@ def test_a_word_that_an_option_does_not_know_names_the_option_and_the_nearest(op
         assert near in caught.value.hint
 
 
+@pytest.mark.parametrize("bad", ["17", "-1", "two", "1.5", "\u00b2", "1_0"])
+def test_the_pool_has_a_size_from_0_to_16(bad):
+    assert [resolve({"pool": word}, {}, {}).pool for word in ("0", "3", "16")] == [0, 3, 16]
+    assert resolve({}, {}, {}).pool == 0
+    assert resolve({"pool": "0"}, {"QEMUVM_POOL": "2"}, {"pool": "4"}).pool == 0
+    assert resolve({}, {"QEMUVM_POOL": "2"}, {"pool": "4"}).pool == 2
+    with pytest.raises(SettingsError) as caught:
+        resolve({}, {"QEMUVM_POOL": bad}, {})
+    assert "QEMUVM_POOL" in caught.value.brief
+    assert "16" in caught.value.hint
+
+
 def test_every_option_has_its_variable_and_its_ini_value():
     for option in OPTIONS:
         value = option.choices[-1] if option.choices else "1"
