@@ -283,14 +283,14 @@ def test_the_end_does_not_wait_for_what_is_being_prepared(own_harness, monkeypat
 
     load = starting.load_state
 
-    def stalled(live, state):
+    def stalled(live, state, **how_much):
         if threading.current_thread().name == "qemuvm-pool":
             seen.append(live.process)
             if how == "hung":
                 os.kill(live.process.pid, signal.SIGSTOP)
             reached.set()
             assert go.wait(SECONDS)
-        load(live, state)
+        load(live, state, **how_much)
 
     monkeypatch.setattr(starting, "load_state", stalled)
     own_harness.create_started(None, VMSpec(template="tiny"), "a test")
