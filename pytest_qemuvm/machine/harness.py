@@ -499,12 +499,17 @@ class Harness:
         Raises an ExceptionGroup of what went wrong, after everything has been tried.
         """
         errors: list[Exception] = []
-        self.observer.stop()
-        for step in (self.pool.close, *(vm.delete for vm in self.vms()), *self._library.verifications()):
+
+        def attempt(step: Callable[[], object]) -> None:
             try:
                 step()
             except Exception as error:  # noqa: BLE001  # all of them are reported below
                 errors.append(error)
+
+        self.observer.stop()
+        attempt(self.pool.close)
+        for step in (*(vm.delete for vm in self._all_vms()), *self._library.verifications()):
+            attempt(step)
         self.live_templates.close()
         self._loop.close()
         self._audit.close()

@@ -275,6 +275,17 @@ def test_the_end_of_a_session_ends_its_pool(own_harness):
     assert not own_harness.pool._thread.is_alive()
 
 
+def test_the_end_ends_what_the_pool_has_lost_sight_of_too(own_harness):
+    own_harness.create_started(None, VMSpec(template="tiny"), "a test")
+    assert own_harness.pool.settle(SECONDS)
+    processes = [psutil.Process(vm.pid) for vm in waiting(own_harness)]
+    own_harness.pool._ready.clear()
+    own_harness.pool.size = 0
+    own_harness.close()
+    assert len(processes) == 2
+    assert not any(process.is_running() for process in processes)
+
+
 @pytest.mark.parametrize("how", ["running", "hung"])
 def test_the_end_does_not_wait_for_what_is_being_prepared(own_harness, monkeypatch, how):
     reached, go = threading.Event(), threading.Event()
