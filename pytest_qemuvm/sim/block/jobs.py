@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from pytest_qemuvm.sim.block.locks import ALL
-from pytest_qemuvm.sim.block.nodes import Edge
+from pytest_qemuvm.sim.block.nodes import Edge, move_users
 from pytest_qemuvm.sim.words import NotModelled, QmpRefusal
 
 TYPE_CHECKING = False
@@ -154,11 +154,17 @@ class Job:
                 if self.status == "running":
                     self.go_on()
             case "complete":
-                self._machine.loop.soon(self._done)
+                self._machine.loop.soon(self._pivot)
             case "finalize":
                 self._conclude("BLOCK_JOB_COMPLETED")
             case "dismiss":
                 self._vanish()
+
+    def _pivot(self) -> None:
+        """End a mirror: whoever used the source uses the target from now on."""
+        source, target = (edge.node for edge in self.edges)
+        move_users(source, target)
+        self._done()
 
     def _cancel(self, *, force: bool) -> None:
         if self.status == "ready":  # unless it must not, a mirror that is ready ends well, with what it has
