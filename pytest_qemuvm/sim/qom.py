@@ -63,7 +63,10 @@ def _containers(machine: Machine) -> dict[tuple[str, ...], list[tuple[str, str]]
 def _at_machine(machine: Machine) -> list[list[str]]:
     found: list[list[str]] = machine.archive.get(f"machine/{machine.qom_type}")
     room = [["device-memory[0]", "child<memory-region>"]] if machine.memory_most > machine.memory else []
-    return [*found, *room]
+    # Older versions have the link in any case.
+    gone = machine.version >= (8, 0) and machine.settings.get("smm") == "off"
+    without = {"smram"} if gone else set()
+    return [item for item in [*found, *room] if item[0] not in without]
 
 
 def _resolved(machine: Machine, path: str, words: list[str]) -> list[str]:
