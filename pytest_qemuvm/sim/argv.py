@@ -11,8 +11,7 @@ if TYPE_CHECKING:
 FLAGS = frozenset(["-nodefaults", "-no-user-config", "-S", "-no-reboot", "-no-shutdown", "-enable-kvm"])
 """Modelled options without a value."""
 _VALUES = """-name -machine -M -accel -cpu -smp -m -bios -kernel -initrd -append -fw_cfg -chardev -mon -serial
-    -object -device -blockdev -netdev -display -sandbox -action -boot -uuid -rtc -run-with -compat -smbios
-    -vga"""
+    -object -device -blockdev -netdev -display -sandbox -action -boot -uuid -rtc -vga"""
 VALUES = frozenset(_VALUES.split())
 """Modelled options with a value."""
 _PRINTED = {"-version": "version", "--version": "version", "-h": "help", "-help": "help", "--help": "help"}

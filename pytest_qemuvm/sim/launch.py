@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from _functools import partial  # type: ignore[import-not-found]  # functools imports much
 
-from pytest_qemuvm.sim import archive, backends, settings
+from pytest_qemuvm.sim import archive, backends, checks, settings
 from pytest_qemuvm.sim.argv import Line, Told
 from pytest_qemuvm.sim.chardev import FrontEnd
 from pytest_qemuvm.sim.keyval import option
@@ -36,6 +36,7 @@ def launch(arguments: list[str], faults: Faults) -> Machine:
         raise LaunchRefusal(str(error)) from error
     line = Line(arguments, recording)
     machine = Machine(recording, faults)
+    checks.check(line, recording)
     settings.apply(machine, line)
     machine.devices.begin()
     _make_backends(machine, line)

@@ -38,7 +38,9 @@ def items_at(machine: Machine, path: str) -> list[Item]:
                 ["type", "string", made.kind],
                 *([key, "", value] for key, value in made.properties.items()),
             ]
-        case ["machine"] | ["machine", "unattached" | "q35" | "i440fx", *_]:
+        case ["machine"]:
+            return [[name, kind, machine.qom_type] for name, kind in _at_machine(machine)]
+        case ["machine", "unattached" | "q35" | "i440fx", *_]:
             raise NotModelled(f"the objects at {path}")
     raise QmpRefusal(f"Device '{path}' not found", "DeviceNotFound")
 
@@ -56,6 +58,15 @@ def _containers(machine: Machine) -> dict[tuple[str, ...], list[tuple[str, str]]
         ("machine", "peripheral"): [(n, device.driver) for n, device in machine.devices.named.items()],
         ("machine", "peripheral-anon"): [(f"device[{n}]", dev.driver) for n, dev in enumerate(nameless)],
     }
+
+
+def _at_machine(machine: Machine) -> list[list[str]]:
+    found: list[list[str]] = machine.archive.get(f"machine/{machine.qom_type}")
+    room = [["device-memory[0]", "child<memory-region>"]] if machine.memory_most > machine.memory else []
+    # Older versions have the link in any case.
+    gone = machine.version >= (8, 0) and machine.settings.get("smm") == "off"
+    without = {"smram"} if gone else set()
+    return [item for item in [*found, *room] if item[0] not in without]
 
 
 def _resolved(machine: Machine, path: str, words: list[str]) -> list[str]:
@@ -166,6 +177,8 @@ def get(machine: Machine, path: str, name: str) -> Any:
     items = items_at(machine, path)
     for item in items:
         if item[0] == name:
+            if name != "type" and path.strip("/") == "machine":
+                raise NotModelled(f"the property {name} of the machine")
             if len(item) > 3:
                 raise QmpRefusal(item[3])
             if item[1].startswith("child<"):

@@ -85,14 +85,13 @@ def _gather(name: str, types: dict[str, Any], into: dict[str, Any]) -> None:
 
 
 def machines(binary: str, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the names of the properties of the machine types that the simulator models."""
+    """Return what is at ``/machine`` of the machine types that the simulator models: names and types."""
     found = {}
     for entry in known:
         if entry.get("alias") in {"pc", "q35"} or entry["name"] == "microvm":
             with Recorded(binary, "-machine", entry["name"]) as qemu:
                 listed = qemu.ask("qom-list", {"path": "/machine"})
-            plain = [item["name"] for item in listed if not item["type"].startswith("child<")]
-            found[f"machine/{entry['name']}-machine"] = sorted(plain)
+            found[f"machine/{entry['name']}-machine"] = [[item["name"], item["type"]] for item in listed]
     return found
 
 

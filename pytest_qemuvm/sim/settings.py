@@ -90,7 +90,8 @@ def _apply_machine(machine: Machine, line: Line) -> None:
 
 
 def _check_properties(machine: Machine, settings: dict[str, Any]) -> None:
-    known = machine.archive.get(f"machine/{machine.qom_type}")
+    listed = machine.archive.get(f"machine/{machine.qom_type}")
+    known = {name for name, kind in listed if not kind.startswith("child<")}
     for key in settings:
         if key not in known:
             raise LaunchRefusal(f"Property '{machine.qom_type}.{key}' not found")
@@ -146,6 +147,10 @@ def _apply_processors(machine: Machine, line: Line) -> None:
     if value is None:
         return
     settings = option(value, "cpus")
+    listed = machine.archive.get("command-line-options")
+    known = next(entry["parameters"] for entry in listed if entry["option"] == "smp-opts")
+    for key in settings.keys() - {parameter["name"] for parameter in known}:
+        raise LaunchRefusal(f"Parameter 'smp.{key}' is unexpected")
     try:
         given = {key: int(number) for key, number in settings.items()}
     except ValueError as error:
@@ -184,14 +189,20 @@ def _shape(machine: Machine, shape: str) -> str:
 
 
 def _check_features(machine: Machine, model: str) -> None:
-    known = {
-        entry["name"] for entry in machine.archive.get(f"device/{machine.cpu_model}-x86_64-cpu")["properties"]
-    }
+    kind = f"{machine.cpu_model}-x86_64-cpu"
+    known = {entry["name"]: entry["type"] for entry in machine.archive.get(f"device/{kind}")["properties"]}
     for piece in model.split(",")[1:]:
-        name = piece.partition("=")[0]
-        if piece[:1] not in "+-" and name not in known and name.replace("_", "-") not in known:
-            kind = f"{machine.cpu_model}-x86_64-cpu"
-            raise LaunchRefusal(f"can't apply global {kind}.{piece}: Property '{kind}.{name}' not found")
+        name, _, value = piece.partition("=")
+        found = known.get(name) or known.get(name.replace("_", "-"))
+        if piece[:1] in "+-":
+            continue
+        if found is None:
+            why = f"Property '{kind}.{name}' not found"
+        elif found == "bool" and value not in {"on", "off", ""}:
+            why = f"Parameter '{name}' expects 'on' or 'off'"
+        else:
+            continue
+        raise LaunchRefusal(f"can't apply global {kind}.{piece}: {why}")
 
 
 def _check_files(line: Line) -> None:

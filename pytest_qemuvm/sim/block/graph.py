@@ -181,6 +181,7 @@ class Graph:
             if edge.role == "target":
                 kind = next(job.kind for job in self._machine.jobs.values() if edge in job.edges)
                 raise QmpRefusal(f"Node '{node.name}' is busy: block device is in use by block job: {kind}")
+        check_not_below(node)
         if not node.monitor_owned:
             raise QmpRefusal(f"Node {node.name} is not owned by the monitor")
         if node.parents:
@@ -211,6 +212,13 @@ class Graph:
         edge = Edge(node, role, user, perm, shared)
         attach(edge)
         return edge
+
+
+def check_not_below(node: Node) -> None:
+    """Raise QmpRefusal where a node is what another rests on."""
+    for edge in node.parents:
+        if edge.role == "backing" and isinstance(edge.user, Node):
+            raise QmpRefusal(f"Node '{node.name}' is busy: node is used as backing hd of '{edge.user.name}'")
 
 
 def _well_formed(name: str) -> bool:

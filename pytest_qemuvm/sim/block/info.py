@@ -57,14 +57,16 @@ def _strong(node: Node) -> dict[str, Any]:
 
 
 def _full(node: Node) -> dict[str, Any]:
-    full: dict[str, Any] = {"driver": node.driver, **_strong(node)}
+    full: dict[str, Any] = {}
+    if backing_overridden(node):
+        backing = node.child("backing")
+        full["backing"] = _full(backing) if backing is not None else None
+    full |= {"driver": node.driver, **_strong(node)}
     if node.path:
         full["filename"] = node.path
-    for role, edge in node.children.items():
-        if role == "file" or backing_overridden(node):
-            full[role] = _full(edge.node)
-    if backing_overridden(node) and "backing" not in node.children:
-        full["backing"] = None
+    below = node.child("file")
+    if below is not None:
+        full["file"] = _full(below)
     return full
 
 
@@ -144,8 +146,9 @@ def block_device(node: Node, version: tuple[int, int], *, flat: bool = False) ->
     }
     if version >= (10, 0):
         found["active"] = True
-    if node.header is not None and node.header.backing:
-        found["backing_file"] = _absolute(node, node.header.backing)
+    backing = node.child("backing")
+    if backing is not None:
+        found["backing_file"] = filename(backing)
     return found
 
 

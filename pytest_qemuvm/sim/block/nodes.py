@@ -145,3 +145,22 @@ def detach(edge: Edge) -> None:
     """End a use."""
     edge.node.parents.remove(edge)
     refresh(edge.node)
+
+
+def move_users(old: Node, new: Node) -> None:
+    """Have all who use a node, but for jobs, use another instead. Raises QmpRefusal, with no change."""
+    moved = [edge for edge in old.parents if edge.role not in {"job", "target"} and edge.user is not new]
+    _move(moved, old, new)
+    try:
+        refresh(new)
+    except QmpRefusal:
+        _move(moved, new, old)
+        raise
+    refresh(old)
+
+
+def _move(edges: list[Edge], old: Node, new: Node) -> None:
+    for edge in edges:
+        old.parents.remove(edge)
+        new.parents.append(edge)
+        edge.node = new

@@ -26,7 +26,7 @@ MODULES = {
     "host": """query-chardev chardev-add chardev-remove add-fd remove-fd query-fdsets getfd closefd""",
     "block": """blockdev-add blockdev-del query-named-block-nodes query-block block_resize
         blockdev-open-tray blockdev-close-tray blockdev-remove-medium blockdev-insert-medium eject
-        query-blockstats transaction""",
+        query-blockstats transaction blockdev-snapshot""",
     "pci": "query-pci",
     "plain": """query-tpm query-replay query-vnc query-spice query-dump query-migrate query-machines
         query-current-machine query-yank query-rx-filter query-mice query-acpi-ospm-status x-query-usb

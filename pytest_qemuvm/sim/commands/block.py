@@ -174,6 +174,39 @@ def query_blockstats(machine: Machine, _arguments: dict[str, Any]) -> list[dict[
     return []
 
 
+def blockdev_snapshot(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Put an overlay over a node: who used the node uses the overlay from now on."""
+    from pytest_qemuvm.sim.block.graph import check_not_below
+    from pytest_qemuvm.sim.block.nodes import Edge, move_users, refresh
+
+    node, overlay = (_named(machine, arguments[key]) for key in ("node", "overlay"))
+    check_not_below(node)
+    if overlay.parents:
+        raise QmpRefusal("The overlay is already in use")
+    if overlay.driver != "qcow2":
+        raise QmpRefusal("The overlay does not support backing images")
+    if "backing" in overlay.children:
+        raise QmpRefusal("The overlay already has a backing image")
+    edge = Edge(node, "backing", overlay)
+    move_users(node, overlay)
+    overlay.children["backing"] = edge
+    node.parents.append(edge)
+    # QEMU opens it anew for reading alone, and with it what was opened for it.
+    node.read_only = True
+    below = node.child("file")
+    if below is not None and below.implicit:
+        below.read_only = True
+    refresh(overlay)
+    return {}
+
+
+def _named(machine: Machine, name: str) -> Node:
+    node = machine.graph.find(name)
+    if node is None:
+        raise QmpRefusal(f"Cannot find device='{name}' nor node-name='{name}'")
+    return node
+
+
 def transaction(_machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Do several things or none; none is what is modelled."""
     if arguments["actions"]:

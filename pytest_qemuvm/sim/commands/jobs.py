@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_qemuvm.sim.block import jobs
+from pytest_qemuvm.sim.block import beginning
 from pytest_qemuvm.sim.words import QmpRefusal
 
 TYPE_CHECKING = False
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 def blockdev_backup(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Copy a node as it is now."""
-    jobs.begin(machine, "backup", arguments)
+    beginning.begin(machine, "backup", arguments)
     return {}
 
 
 def blockdev_mirror(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Copy a node and what is written to it."""
-    jobs.begin(machine, "mirror", arguments)
+    beginning.begin(machine, "mirror", arguments)
     return {}
 
 
 def blockdev_create(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Make an image."""
-    jobs.create(machine, arguments)
+    beginning.create(machine, arguments)
     return {}
 
 
