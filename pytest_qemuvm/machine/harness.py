@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
-from pytest_qemuvm.errors import SpecError, VMNotFound, VMStateError, nearest
+from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.host.executables import executables_for
 from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
@@ -31,7 +29,8 @@ from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.making import Blueprint
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.pool import POOL, Pool
-from pytest_qemuvm.machine.recording import Recording
+from pytest_qemuvm.machine.recordings import Recordings
+from pytest_qemuvm.machine.register import Register
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.shelf import DiskShelf
@@ -40,7 +39,6 @@ from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.machine.wardens import Run, Wardens
 from pytest_qemuvm.plan import Surroundings
-from pytest_qemuvm.plan.stable import Stable
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
 from pytest_qemuvm.spec.devices import DiskSpec
@@ -49,7 +47,7 @@ from pytest_qemuvm.spec.suite import NO_SUITE
 from pytest_qemuvm.spec.vm import VMSpec, laid_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_qemuvm.coherence import Collector, Rule
     from pytest_qemuvm.devices.kind import DeviceKind
@@ -99,22 +97,13 @@ class Harness:
         self.tag = new_session_tag()
         """Marks every process and directory of this session."""
         self.root = sessions_root() / self.tag
-        self.recordings: list[Recording] = []
-        """What was planned, and what came of it, of each VM since ``record`` was asked for."""
-        self._recording = False
-        self._chosen_names: list[str] = []
-        """Names of VMs that were given none."""
-        self.used_by: set[str] = set()
-        """Owners for whom a VM was really started."""
-        self._vms: dict[str, VM] = {}
-        self._owners: dict[str, str] = {}
-        self._started_by: dict[str, str] = {}
-        self._numbers = itertools.count()
-        self._lock = threading.Lock()
         self._publishing = threading.Lock()
         self._loop = LoopThread()
         executables = executables_for(capabilities, cache)
         self._provisioner = Provisioner(self.tag, self.root, origin or Origin(str(Path.cwd())), executables)
+        self.recordings = Recordings(self.tag, self.root, self._provisioner)
+        """What was planned, and what came of it, where that is kept."""
+        self._register = Register(self.recordings.chosen)
         self.sim_faults = SimFaults(executables)
         """What is to go wrong in simulated machines."""
         self._provisioner.faults = self.sim_faults.of
@@ -165,7 +154,7 @@ class Harness:
         self._books = Books(
             self.tag,
             self.root,
-            self._all_vms,
+            self._register.all,
             self.pool.still,
             self._shelf,
             self._library,
@@ -184,6 +173,11 @@ class Harness:
     def network_mode(self) -> str:
         """``"real"`` or ``"dry-run"`` for networks that need privileges."""
         return "dry-run" if self.settings.network_dry_run or self.mode == "dry-run" else "real"
+
+    @property
+    def used_by(self) -> set[str]:
+        """Owners for whom a VM was really started."""
+        return self._register.used_by
 
     @property
     def disk_dir(self) -> Path:
@@ -277,27 +271,16 @@ class Harness:
         """
         if state is not None and state not in STATES:
             raise SpecError(f"{state!r} is no state of a VM", hint=nearest(state, STATES))
-        with self._lock:
-            vms = [vm for vm in self._vms.values() if not vm.is_pooled]
+        vms = [vm for vm in self._register.all() if not vm.is_pooled]
         return [vm for vm in vms if state is None or vm.state == state]
 
     def vm(self, name: str) -> VM:
         """Return a VM by name. Raises VMNotFound."""
-        with self._lock:
-            known = [name for name, vm in self._vms.items() if not vm.is_pooled]
-            if name in known:
-                return self._vms[name]
-        raise VMNotFound(f"no VM {name!r} in this session", hint=nearest(name, known) if known else None)
-
-    def _all_vms(self) -> list[VM]:
-        """Return all VMs, those of the pool among them."""
-        with self._lock:
-            return list(self._vms.values())
+        return self._register.get(name)
 
     def owned_by(self, owner: str) -> list[VM]:
         """Return the VMs that were made for an owner: a test, a module, the session."""
-        with self._lock:
-            return [vm for name, vm in self._vms.items() if self._owners[name] == owner]
+        return self._register.owned_by(owner)
 
     def create(self, name: str | None, spec: VMSpec, owner: str) -> VM:
         """Plan a VM and register it; nothing is started.
@@ -318,14 +301,12 @@ class Harness:
         return vm
 
     def _from_pool(self, spec: VMSpec, owner: str) -> VM | None:
-        if self._recording:  # what is recorded does not depend on who was faster
+        if self.recordings.on:  # what is recorded does not depend on who was faster
             return None
         vm = self.pool.take(spec, self._library.get(spec.template))
         if vm is not None:
-            with self._lock:
-                self._owners[vm.name] = owner
-                vm.is_pooled = False
-            self._note_user(vm)
+            self._register.hand_over(vm, owner)
+            self._register.note_start(vm)
             self._publish()
         return vm
 
@@ -344,16 +325,10 @@ class Harness:
         """
         if name is not None:
             checked_name(name, "VM")
-            if self._owners.get(name) == POOL:  # nobody could know that it is taken
+            if self._register.is_pooled(name):  # nobody could know that it is taken
                 self.pool.clear()
         pooled = owner == POOL
-        with self._lock:
-            if name is None:
-                name = self._unused_name()
-            elif name in self._owners:
-                raise VMStateError(f"there is a VM {name!r} already", f"made for {self._owners[name]}")
-            # Taken before the lock is let go, so that two threads cannot both have it.
-            self._owners[name] = owner
+        name = self._register.reserve(name, owner)
         try:
             # One that waits for somebody keeps nobody from deleting its template.
             with nullcontext() if pooled else template.in_use_by(name):
@@ -365,14 +340,11 @@ class Harness:
                 blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory))
                 vm = VM(name, spec, blueprint, self._services, images, memory)
                 vm.is_pooled = pooled
-                if self._recording and memory is None and not pooled:
-                    system = f"qemu-system-{blueprint.world.arch.system}"
-                    self.recordings.append(Recording(owner, vm.plan, system))
-                with self._lock:
-                    self._vms[name] = vm
+                if memory is None and not pooled:
+                    self.recordings.planned(owner, vm)
+                self._register.add(vm)
         except BaseException:
-            with self._lock:
-                del self._owners[name]
+            self._register.release(name)
             raise
         return vm
 
@@ -401,64 +373,13 @@ class Harness:
             memory="own" if memory is None else "saved",
         )
 
-    def record(self) -> None:
-        """Keep the plans of all VMs from now on, and what comes of them."""
-        self._recording = True
-        if self._provisioner.made is None:
-            self._provisioner.made = []
-
-    def recorded(self, owners: Iterable[str], places: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return what was recorded of the VMs of some owners as plain data that is the same in every run.
-
-        ``places`` are directories by the words that are written for them.
-        """
-        wanted = set(owners)
-        mine = [recording for recording in self.recordings if recording.owner in wanted]
-        chosen = [name for recording in mine if (name := recording.plan.name) in self._chosen_names]
-        stable = Stable(self.tag, {"<session>": str(self.root), **places}, chosen)
-        for recording in mine:
-            stable.knows(recording.plan.name)
-        made = self._provisioner.made or ()
-        return [stable.value(recording.as_dict(made)) for recording in mine]
-
-    def forget_recorded(self, owners: Iterable[str]) -> None:
-        """Keep what was recorded of the VMs of some owners no longer."""
-        gone = set(owners)
-        self.recordings = [recording for recording in self.recordings if recording.owner not in gone]
-        # What has been removed belongs to no VM that is still recorded.
-        self._provisioner.made = [
-            image for image in self._provisioner.made or () if Path(image.path).exists()
-        ]
-
-    def record_no_more(self) -> None:
-        """Forget what was recorded, and record nothing from now on."""
-        self._recording = False
-        self.recordings = []
-        self._provisioner.made = None
-
-    def _unused_name(self) -> str:
-        name = next(name for number in self._numbers if (name := f"vm{number}") not in self._owners)
-        self._chosen_names.append(name)
-        return name
-
     def vm_started(self, vm: Observed) -> None:
         """Note that a VM has been launched."""
-        self._note_user(vm)
-        plans = (vm.plan, vm.plan.booting)
-        recording = next((each for each in self.recordings if any(each.plan is one for one in plans)), None)
-        if recording is not None and vm.live is not None:
-            recording.begin(vm.live.qmp)
+        self._register.note_start(vm)
+        self.recordings.started(vm)
         if self.settings.coherence != "off":
             self.observer.note_start(vm)
         self._publish()
-
-    def _note_user(self, vm: Observed) -> None:
-        """Note for whom a VM has been launched, and in which test: of the pool's in none, yet."""
-        # pytest's own word for what it is doing; it names the phase behind the test.
-        test = "" if vm.is_pooled else os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
-        with self._lock:
-            self.used_by.add(self._owners[vm.name])
-            self._started_by[vm.name] = test
 
     def template_deleted(self, template: Template) -> None:
         """Note that a template is gone: nobody can want its VMs any more."""
@@ -479,11 +400,7 @@ class Harness:
     def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone; its name is free."""
         self.observer.note_deleted(vm)
-        with self._lock:
-            if self._vms.get(vm.name) is vm:
-                del self._vms[vm.name]
-                del self._owners[vm.name]
-                self._started_by.pop(vm.name, None)
+        self._register.remove(vm)
 
     def audited(self, vm: str | None = None) -> list[dict[str, Any]]:
         """Return the audit's lines, of one VM or of all: who sent which QMP command, and what came of it."""
@@ -508,7 +425,7 @@ class Harness:
 
         self.observer.stop()
         attempt(self.pool.close)
-        for step in (*(vm.delete for vm in self._all_vms()), *self._library.verifications()):
+        for step in (*(vm.delete for vm in self._register.all()), *self._library.verifications()):
             attempt(step)
         self.live_templates.close()
         self._loop.close()
@@ -519,10 +436,4 @@ class Harness:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the session as plain data, for listings: what was made and for whom."""
-        with self._lock:
-            started = [
-                (vm, self._owners[name], self._started_by[name])
-                for name, vm in self._vms.items()
-                if name in self._started_by
-            ]
-        return self._books.listing(started, self._wardens.rules())
+        return self._books.listing(self._register.started(), self._wardens.rules())

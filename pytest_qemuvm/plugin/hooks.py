@@ -62,7 +62,7 @@ class SessionHooks:
         self._state.acting[:] = [item.nodeid]
         self._state.tell()
         if "assert_plan" in getattr(item, "fixturenames", ()):
-            self._state.open_harness().record()
+            self._state.open_harness().recordings.begin()
         try:
             return (yield)
         except Exception as error:
@@ -135,7 +135,7 @@ class SessionHooks:
             if self._state.settings.plan is not None:
                 report.qemuvm_plans = self._state.take_plans(item)  # type: ignore[attr-defined]
             elif self._state.harness is not None and self._state.harness.recordings:
-                self._state.harness.record_no_more()  # it was for this test's assert_plan
+                self._state.harness.recordings.end()  # it was for this test's assert_plan
         return report
 
     def pytest_runtest_logfinish(self) -> None:

@@ -43,8 +43,8 @@ def taken(harness: Harness, config: pytest.Config, test: str | None) -> list[tup
         plans = [(each.owner, each.plan.as_dict()) for each in harness.recordings if each.owner in done]
     else:
         known = places(config)
-        plans = [(owner, plan) for owner in done for plan in harness.recorded([owner], known)]
-    harness.forget_recorded(done)
+        plans = [(owner, plan) for owner in done for plan in harness.recordings.of([owner], known)]
+    harness.recordings.forget(done)
     return plans
 
 
@@ -64,7 +64,7 @@ class AssertPlan:
         """
         __tracebackhide__ = True
         path = self._item.path.parent / golden
-        found = self._harness.recorded([self._item.nodeid], places(self._item.config))
+        found = self._harness.recordings.of([self._item.nodeid], places(self._item.config))
         if self._state.settings.update_plans:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(as_text(found), encoding="utf-8")

@@ -91,7 +91,7 @@ class SessionState:
                 origin,
             )
             if self.settings.plan is not None:
-                self.harness.record()
+                self.harness.recordings.begin()
         return self.harness
 
     def take_plans(self, item: pytest.Item) -> list[tuple[str, dict[str, Any]]]:

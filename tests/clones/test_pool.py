@@ -128,7 +128,7 @@ def test_while_it_waits_it_is_nobodys_and_accounted_for(filled, qemuvm, coherenc
 def test_one_that_nobody_accounts_for_is_found(filled, qemuvm, coherence, monkeypatch):
     ready, _ = filled
     with monkeypatch.context() as patch:
-        patch.delitem(qemuvm._vms, ready.name)
+        patch.delitem(qemuvm._register._vms, ready.name)
         found = {(finding.kind, finding.resource) for finding in coherence.check()}
     assert ("orphan_process", f"process {ready.pid}") in found
     assert coherence.check() == []

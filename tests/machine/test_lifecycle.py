@@ -424,4 +424,4 @@ def test_what_makes_no_sense_is_refused_before_it_is_sent(vm_factory, ask):
 
 def test_plans_are_kept_only_where_somebody_wants_them(vm_factory, qemuvm):
     vm_factory(start=False)
-    assert qemuvm.recordings == []
+    assert list(qemuvm.recordings) == []

@@ -141,7 +141,7 @@ def test_only_what_is_compared_is_recorded(pytester, run):
     pytester.makepyfile(
         GOLDEN.format(memory="64M")
         + "def test_after(vm_factory, qemuvm):\n"
-        + "    vm_factory(template='bare')\n    assert qemuvm.recordings == []\n"
+        + "    vm_factory(template='bare')\n    assert list(qemuvm.recordings) == []\n"
     )
     run("--qemu-dry-run", "--qemu-update-plans").assert_outcomes(passed=2)
 
