@@ -41,6 +41,7 @@ class Moments(Lifecycle):
         saved, and WaitTimeout.
         """
         checked_name(name, "snapshot")
+        self._services.provisioner.executables.require_guest("memory that could be saved")
         deadline = Deadline.after(timeout)
         with self._change("snapshot"):
             live = self._running()
@@ -102,6 +103,7 @@ class Moments(Lifecycle):
         SpecError and VMStateError for a name as ``vm_factory`` does, NotRunning, VMStateError where it does
         not run, CannotSave where QEMU cannot save one of its devices, GuestBootError and WaitTimeout.
         """
+        self._services.provisioner.executables.require_guest("memory that could be saved")
         deadline = Deadline.after(timeout)
         with self._change("clone"):
             live = self._running()

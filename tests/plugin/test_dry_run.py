@@ -78,6 +78,8 @@ ASKS = {
     "console": "vm.console.expect('login')",
     "text": "vm.console.text",
     "screen": "vm.screenshot('screen.png')",
+    "snapshot": "vm.snapshot('before')",
+    "clone": "vm.clone()",
     "memory dump": "vm.qmp.execute('pmemsave', {'val': 0, 'size': 64, 'filename': str(vm.run_dir / 'dump')})",
     "migration": "vm.qmp.execute('migrate', {'uri': f'file:{vm.run_dir}/state'}, allow_dangerous=True)",
 }

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.qemuvm(template="bare")
 
 MIB = 2**20
 FORGIVEN = pytest.mark.qemuvm_expect
+SEEN = pytest.mark.qemuvm(needs="guest")
+"""What ends with a picture of the screen, which a simulator does not make up."""
 IN_AND_OUT = pytest.mark.qemuvm(needs="real")
 """What comes of data that is really read and written, which a simulator does not do."""
 
@@ -323,10 +325,12 @@ class TestJudgement:
         with pytest.raises((UnknownCommand, InvalidCommandName)):
             qmp.execute(name)
 
+    @SEEN
     def test_a_call_can_be_permitted(self, qmp, tmp_path):
         qmp.execute("screendump", {"filename": str(tmp_path / "x.ppm")}, allow_dangerous=True)
         assert (tmp_path / "x.ppm").exists()
 
+    @SEEN
     @pytest.mark.qemuvm_allow("human-monitor-command", "screendump")
     def test_what_the_tests_mark_permits(self, qmp, tmp_path):
         assert "running" in qmp.execute("human-monitor-command", {"command-line": "info status"})
@@ -334,6 +338,7 @@ class TestJudgement:
         with pytest.raises(CommandBlocked):
             qmp.execute("inject-nmi")
 
+    @SEEN
     def test_its_own_directory_and_the_artefacts_are_free(self, qmp, vm, pytestconfig, request):
         qmp.execute("screendump", {"filename": "x.ppm"})
         assert (vm.run_dir / "x.ppm").exists()
