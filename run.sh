@@ -71,5 +71,5 @@ fi
 case $suite in
     examples) exec .venv/bin/python -m pytest --qemu-real -p no:cacheprovider -v examples "$@" ;;
     # A file at a time to each worker, so that what a file shares is made once.
-    tests) exec .venv/bin/python -m pytest -n auto --dist loadfile "$@" ;;
+    tests) exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" ;;
 esac

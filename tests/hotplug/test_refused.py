@@ -158,7 +158,7 @@ def test_another_name_of_a_device_does_as_well(vm):
 
 
 def test_qemu_is_asked_once_about_each_driver(vm_factory, qemuvm):
-    qemuvm._services.catalogue._properties.clear()
+    qemuvm._services.catalogue.devices._properties.clear()
     one, two = vm_factory(), vm_factory()
     for vm in (one, one, two):
         vm.hotplug(DriverSpec("edu")).unplug()

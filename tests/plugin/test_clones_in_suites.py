@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("QEMUVM_TEMPLATE_KILLS", "3"))
+KILLS = int(os.environ.get("QEMUVM_TEMPLATE_KILLS", "2"))
 
 SUITE = """
 import pytest

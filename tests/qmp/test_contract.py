@@ -339,10 +339,10 @@ class TestJudgement:
             qmp.execute("inject-nmi")
 
     @SEEN
-    def test_its_own_directory_and_the_artefacts_are_free(self, qmp, vm, pytestconfig, request):
+    def test_its_own_directory_and_the_artefacts_are_free(self, qmp, vm, qemuvm, pytestconfig, request):
         qmp.execute("screendump", {"filename": "x.ppm"})
         assert (vm.run_dir / "x.ppm").exists()
-        artifacts = pytestconfig.rootpath / "qemuvm-artifacts" / request.node.name
+        artifacts = pytestconfig.rootpath / qemuvm.settings.artifacts / request.node.name
         artifacts.mkdir(parents=True)
         try:
             qmp.execute("screendump", {"filename": str(artifacts / "x.ppm")})
