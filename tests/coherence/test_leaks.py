@@ -223,7 +223,7 @@ def test_an_inverse_that_is_forgotten_is_found(vm, kind, position, coherence, mo
     object.__setattr__(device.fragment, "steps", kept)
     # A node that another one rests on stays: QEMU refuses to remove it, and the test is told.
     with contextlib.suppress(QemuVMError):
-        device.unplug()
+        device.unplug(timeout=3)  # nobody lets memory go where there is no guest
     findings = coherence.check()
     assert findings, f"{forgotten} was left and not found"
     vm.restart()

@@ -17,7 +17,7 @@ import pytest
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.sweep import start_ticks
 
-KILLS = int(os.environ.get("QEMUVM_KILLS", "4"))
+KILLS = int(os.environ.get("QEMUVM_KILLS", "3"))
 LONGEST = 30.0
 """Seconds after which it counts as left behind; how long it takes is printed, not judged, on a busy host."""
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-KILLS = int(os.environ.get("QEMUVM_POOL_KILLS", "2"))
+KILLS = int(os.environ.get("QEMUVM_POOL_KILLS", "1"))
 ARGV = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "--qemu-real"]
 CONFTEST = """
 import pytest
