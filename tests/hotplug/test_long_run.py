@@ -12,7 +12,7 @@ from qemu_graph import graph
 
 from pytest_qemuvm import DiskSpec, NicSpec, RngSpec, SerialSpec, UsbSpec
 
-ROUNDS = int(os.environ.get("QEMUVM_ROUNDS", "150"))
+ROUNDS = int(os.environ.get("QEMUVM_ROUNDS", "80"))
 KINDS = [
     DiskSpec("16M"),
     DiskSpec("16M", bus="scsi"),

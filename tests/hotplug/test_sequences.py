@@ -126,7 +126,7 @@ class Model:
 
 
 @settings(
-    max_examples=int(os.environ.get("QEMUVM_SEQUENCES", "25")),
+    max_examples=int(os.environ.get("QEMUVM_SEQUENCES", "15")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
