@@ -21,8 +21,8 @@ def disk(spec: DiskSpec, place: Place, image: Image, bootindex: int | None = Non
 
     File and format are nodes of their own, because they must be removed one by one, the upper one first.
     """
-    file_node, format_node = f"{place.id}-file", f"{place.id}-fmt"
-    properties: dict[str, Any] = place.on_bus(drive=format_node)
+    file_node, top = f"{place.id}-file", format_node(place.id)
+    properties: dict[str, Any] = place.on_bus(drive=top)
     properties["serial"] = serial_of(spec, place.id)
     if bootindex is not None:
         properties["bootindex"] = bootindex
@@ -34,12 +34,17 @@ def disk(spec: DiskSpec, place: Place, image: Image, bootindex: int | None = Non
             AddBlockNode("file", file_node, {"filename": image.path, "read-only": spec.read_only}),
             AddBlockNode(
                 image.format,
-                format_node,
+                top,
                 {"file": file_node, "read-only": spec.read_only, "discard": "unmap"},
             ),
             AddDevice(DRIVERS.get(spec.bus) or place.virtio("blk"), place.id, properties),
         ),
     )
+
+
+def format_node(name: str) -> str:
+    """Return the node that a disk of that id is on: what it is resized, saved and counted by."""
+    return f"{name}-fmt"
 
 
 def serial_of(spec: DiskSpec, name: str) -> str:

@@ -19,6 +19,7 @@ from pytest_qemuvm.guest import vmlinux
 from pytest_qemuvm.guest.initramfs import WANTED, build_archive, script_files
 from pytest_qemuvm.guest.kernel import KernelSource, find_busybox, find_kernel
 from pytest_qemuvm.guest.modules import ModuleTree
+from pytest_qemuvm.host.paths import file_identity
 from pytest_qemuvm.spec.boot import KernelBoot
 
 if TYPE_CHECKING:
@@ -146,20 +147,15 @@ def _home(cache: Path) -> Path:
 
 def _key(source: KernelSource, busybox: Path) -> str:
     """Hash everything that shapes the guest; of large files their identity, so that a hit stays cheap."""
-    parts: list[object] = [BUILDER, COMMAND_LINE, WANTED, source.release, *_identity(source.vmlinuz)]
-    parts += _identity(busybox)
+    parts: list[object] = [BUILDER, COMMAND_LINE, WANTED, source.release, *file_identity(source.vmlinuz)]
+    parts += file_identity(busybox)
     if source.modules_dir is not None:
-        parts += _identity(source.modules_dir / "kernel")
+        parts += file_identity(source.modules_dir / "kernel")
     digest = hashlib.sha256(json.dumps(parts).encode())
     for path, data in script_files():
         digest.update(f"{path}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()[:20]
-
-
-def _identity(path: Path) -> list[object]:
-    info = path.stat()
-    return [str(path.absolute()), info.st_size, info.st_mtime_ns, info.st_ino]
 
 
 def _load(directory: Path, key: str) -> TinyGuest | None:

@@ -90,15 +90,8 @@ def copy_data(source: int, target: int) -> None:
     """
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole from here on
-                return
-            raise
-        end = os.lseek(source, at, os.SEEK_HOLE)
+    for start, end in _extents(source, size):
+        at = start
         while at < end:
             copied = os.copy_file_range(source, target, end - at, at, at)
             if copied == 0:
@@ -109,6 +102,16 @@ def copy_data(source: int, target: int) -> None:
 def _blocks_with_data(fd: int, size: int) -> Iterator[int]:
     """Yield where the blocks begin of which any part is no hole."""
     at = 0
+    for start, end in _extents(fd, size):
+        at = max(at, start - start % _BLOCK)
+        while at < end:
+            yield at
+            at += _BLOCK
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield beginning and end of each part of a file that is no hole."""
+    at = 0
     while at < size:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
@@ -116,8 +119,5 @@ def _blocks_with_data(fd: int, size: int) -> Iterator[int]:
             if error.errno == errno.ENXIO:  # nothing but a hole from here on
                 return
             raise
-        end = os.lseek(fd, start, os.SEEK_HOLE)
-        at = max(at, start - start % _BLOCK)
-        while at < end:
-            yield at
-            at += _BLOCK
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, at

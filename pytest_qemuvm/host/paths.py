@@ -69,6 +69,12 @@ def check_private(directory: Path) -> None:
         )
 
 
+def file_identity(path: Path) -> list[object]:
+    """Return, for the key of a cache, what tells a file from itself after any change; it is not read."""
+    info = path.stat()
+    return [str(path.absolute()), info.st_size, info.st_mtime_ns, info.st_ino]
+
+
 def new_session_tag() -> str:
     """Return a short unique word that marks all processes and files of one session."""
     return f"qv-{os.urandom(5).hex()}"

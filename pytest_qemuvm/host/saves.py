@@ -112,9 +112,8 @@ class LoadedSave:
 class SaveStore:
     """All saves of a user."""
 
-    def __init__(self, cache: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, cache: Path) -> None:
         self.directory = cache / "live"
-        self._most_bytes = most_bytes
 
     def find(self, key: str) -> Save | None:
         """Return the save of that key, if there is one that is whole."""
@@ -213,13 +212,13 @@ class SaveStore:
         return sorted((save for save in found if save is not None), key=lambda save: -save.used)
 
     def collect(
-        self, *, most_bytes: int | None = None, most_days: float = MOST_DAYS, spare: str | None = None
+        self, *, most_bytes: int = MOST_BYTES, most_days: float = MOST_DAYS, spare: str | None = None
     ) -> list[Save]:
         """Remove what was not used for long, and what was used longest ago where all take too much room.
 
         Returns what was removed. ``spare`` is the key of one that stays.
         """
-        room = self._most_bytes if most_bytes is None else most_bytes
+        room = most_bytes
         oldest = time.time() - most_days * 86400
         removed = []
         for save in self.all():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import warnings
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import QemuVMError, QemuVMWarning, SpecError
+from pytest_qemuvm.host.paths import file_identity
 from pytest_qemuvm.host.saves import LoadedSave, SaveDamaged, SaveStore
 from pytest_qemuvm.machine.making import Maker, Refused
 from pytest_qemuvm.plan import ImagePlan, plan_machine
@@ -143,10 +143,11 @@ class LiveTemplates:
         """
         world = blueprint.world
         boot = world.boot
-        files = [disk.path for disk in blueprint.spec.disks if disk.path is not None]
+        named = [disk.path for disk in blueprint.spec.disks]
+        named += [boot.kernel, boot.initrd] if boot else []
         content = {
             "machine": shape_of(blueprint.spec, world),
-            "files": [_identity(path) for path in (*files, *((boot.kernel, boot.initrd) if boot else ()))],
+            "files": [file_identity(Path(path)) for path in named if path is not None],
             "setup": fingerprint(blueprint.template.setups),
             "host": self._host,
         }
@@ -231,11 +232,3 @@ def _over(image: ImagePlan, save: Save, index: int) -> ImagePlan:
     """Return the image of a clone's disk: over what the template's guest wrote, if it wrote anything."""
     saved = save.disk(index)
     return image if saved is None else ImagePlan(image.path, "qcow2", None, str(saved), "qcow2")
-
-
-def _identity(path: str | os.PathLike[str] | None) -> list[object] | None:
-    """Return what tells a file from what it is after any change; None for none."""
-    if path is None:
-        return None
-    info = Path(path).stat()
-    return [os.fspath(path), info.st_size, info.st_mtime_ns, info.st_ino]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.devices.disk import format_node
 from pytest_qemuvm.devices.place import Image
 from pytest_qemuvm.errors import (
     AlreadyAttached,
@@ -140,7 +141,7 @@ class Disk:
             self.record.size = wanted
 
     def _resize_attached(self, vm: VM, device: HotDevice, size: int, timeout: float) -> None:
-        command = {"node-name": f"{device.id}-fmt", "size": size}
+        command = {"node-name": format_node(device.id), "size": size}
         vm.monitor.execute("block_resize", command, timeout=timeout)
         if vm.plan.guest and vm.has_guest and vm.state == "running":
             link = f"/dev/disk/by-id/*[-_]{self.serial}"

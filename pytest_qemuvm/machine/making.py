@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_qemuvm.devices.disk import format_node
 from pytest_qemuvm.errors import CannotSave
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.memory import MemoryFile, copy_file
@@ -147,7 +148,7 @@ def _written_disks(vm: VM) -> dict[int, ImagePlan]:
     stats = vm.live.qmp.execute("query-blockstats")
     written = {entry.get("node-name") for entry in stats if entry["stats"]["wr_operations"]}
     nodes = {
-        str(device.supplies.image.path): f"{device.id}-fmt"
+        str(device.supplies.image.path): format_node(device.id)
         for device in vm.plan.devices
         if device.supplies.image is not None
     }

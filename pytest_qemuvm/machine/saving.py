@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STATE_SECONDS = 60.0
 """How long writing or reading the devices' state may take; it takes milliseconds."""
-WARM_UP = "for word in true; do /bin/busybox true; cat /proc/uptime; date; done"
+WARM_UP = "/bin/busybox true; cat /proc/uptime; date"
 """What a first command needs, so that it lies in the memory that is saved."""
 _STATE = "state"
 _UNLIMITED = 1 << 40

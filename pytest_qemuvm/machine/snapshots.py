@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.devices.disk import format_node
 from pytest_qemuvm.devices.steps import AddBlockNode
 from pytest_qemuvm.errors import (
     CannotSave,
@@ -190,5 +191,5 @@ def _written_nodes(devices: Iterable[HotDevice]) -> tuple[str, ...]:
                 image.path,
                 "use format='qcow2', or read_only=True",
             )
-        nodes.append(f"{device.id}-fmt")
+        nodes.append(format_node(device.id))
     return tuple(nodes)

@@ -194,11 +194,6 @@ class SocketChardev(Chardev):
             self._out.append(data)
             self._flush()
 
-    def send_in_pieces(self, data: bytes, size: int) -> None:
-        """Send each ``size`` bytes in a packet of their own."""
-        for begin in range(0, len(data), size):
-            self.send(data[begin : begin + size])
-
     def _flush(self) -> None:
         connection = self._connection
         try:

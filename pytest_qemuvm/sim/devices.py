@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_qemuvm.sim.buses import MACHINE_BUSES, TAKEN_SLOTS, Bus, address
 from pytest_qemuvm.sim.properties import converted
-from pytest_qemuvm.sim.words import NotModelled, QmpRefusal
+from pytest_qemuvm.sim.words import QmpRefusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -249,7 +249,3 @@ class Devices:
             self.nameless.remove(device)
             told.append({"path": device.path})
         return told
-
-    def not_modelled(self, device: Device, why: str) -> NotModelled:
-        """Return the error for a device that QEMU would have."""
-        return NotModelled(f"the device {device.driver} {why}")

@@ -92,7 +92,7 @@ def _resize_qcow2(node: Node, size: int) -> None:
     node.size = node.header.size = size
 
 
-def _removable(machine: Machine, arguments: dict[str, Any]) -> Any:
+def _drive(machine: Machine, arguments: dict[str, Any]) -> Any:
     """Return the drive that a command about a tray means. Raises QmpRefusal."""
     name = arguments.get("id", arguments.get("device", ""))
     device = machine.devices.named.get(name)
@@ -103,6 +103,14 @@ def _removable(machine: Machine, arguments: dict[str, Any]) -> Any:
     return device.drive
 
 
+def _tray(machine: Machine, arguments: dict[str, Any]) -> Any:
+    """Return the drive whose tray a command moves or looks into. Raises QmpRefusal."""
+    drive = _drive(machine, arguments)
+    if not drive.removable:
+        raise QmpRefusal(f"Device '{drive.device}' is not removable")
+    return drive
+
+
 def _move_tray(machine: Machine, drive: Any, *, opened: bool) -> None:
     if drive.tray_open != opened:
         drive.tray_open = opened
@@ -111,27 +119,21 @@ def _move_tray(machine: Machine, drive: Any, *, opened: bool) -> None:
 
 def blockdev_open_tray(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Open a tray; the guest, whoever it is, has not locked it."""
-    drive = _removable(machine, arguments)
-    if not drive.removable:
-        raise QmpRefusal(f"Device '{drive.device}' is not removable")
+    drive = _tray(machine, arguments)
     _move_tray(machine, drive, opened=True)
     return {}
 
 
 def blockdev_close_tray(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Close a tray."""
-    drive = _removable(machine, arguments)
-    if not drive.removable:
-        raise QmpRefusal(f"Device '{drive.device}' is not removable")
+    drive = _tray(machine, arguments)
     _move_tray(machine, drive, opened=False)
     return {}
 
 
 def blockdev_remove_medium(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Take the medium out of an open tray."""
-    drive = _removable(machine, arguments)
-    if not drive.removable:
-        raise QmpRefusal(f"Device '{drive.device}' is not removable")
+    drive = _tray(machine, arguments)
     if not drive.tray_open:
         raise QmpRefusal(f"Tray of device '{drive.device}' is not open")
     drive.remove()
@@ -141,7 +143,7 @@ def blockdev_remove_medium(machine: Machine, arguments: dict[str, Any]) -> dict[
 def blockdev_insert_medium(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Put a medium into an open tray."""
     name = arguments["node-name"]
-    drive = _removable(machine, arguments)
+    drive = _drive(machine, arguments)
     node = machine.graph.find(name)
     if node is None:
         raise QmpRefusal(f"Node '{name}' not found")
@@ -159,9 +161,7 @@ def blockdev_insert_medium(machine: Machine, arguments: dict[str, Any]) -> dict[
 
 def eject(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     """Open a tray and take the medium out."""
-    drive = _removable(machine, arguments)
-    if not drive.removable:
-        raise QmpRefusal(f"Device '{drive.device}' is not removable")
+    drive = _tray(machine, arguments)
     _move_tray(machine, drive, opened=True)
     drive.remove()
     return {}
