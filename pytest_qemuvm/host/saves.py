@@ -199,10 +199,11 @@ class SaveStore:
         return Save(final, manifest)
 
     def remove(self, key: str) -> None:
-        """Remove a save; what runs on it runs on. Idempotent."""
+        """Remove a save; what runs on it runs on. Idempotent.
+
+        The file of its lock stays: whoever waits for the lock has it open, and would hold what nobody sees.
+        """
         shutil.rmtree(self.directory / key, ignore_errors=True)
-        with suppress(OSError):
-            (self.directory / f"{key}.lock").unlink()
 
     def all(self) -> list[Save]:
         """Return all saves, the one used last first."""

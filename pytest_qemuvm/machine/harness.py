@@ -24,7 +24,8 @@ from pytest_qemuvm.host.saves import SaveStore
 from pytest_qemuvm.machine.books import Books
 from pytest_qemuvm.machine.catalogue import Catalogue
 from pytest_qemuvm.machine.clones import LiveTemplates
-from pytest_qemuvm.machine.faults import SimFaults
+from pytest_qemuvm.machine.faults.ledger import FaultLedger
+from pytest_qemuvm.machine.faults.timeline import Timeline
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.making import Blueprint
 from pytest_qemuvm.machine.observer import Observer
@@ -34,6 +35,7 @@ from pytest_qemuvm.machine.register import Register
 from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.shelf import DiskShelf
+from pytest_qemuvm.machine.simulated import SimFaults
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
@@ -137,6 +139,8 @@ class Harness:
         """What is permitted, as the record says."""
         self.pool = Pool(settings.pool, self, self.live_templates)
         """VMs that are ready before they are asked for."""
+        self.faults = FaultLedger(Timeline(), run.acting)
+        """What tests have go wrong in machines and networks."""
         self._services = Services(
             self.tag,
             self.root,
@@ -148,6 +152,7 @@ class Harness:
             self._wardens,
             Catalogue(executables.listing),
             self.live_templates,
+            self.faults,
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""

@@ -37,14 +37,16 @@ class EndOfScope:
 def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     """End what was made for an owner: a test's node id, a module's, or ``session``.
 
-    What ``hotplug`` and ``attach`` left in VMs that live on is unplugged; in the owner's own VMs it goes with
-    them. Then everything is compared; only then VMs, disks and templates go, and with them what was found.
+    Faults heal. What ``hotplug`` and ``attach`` left in VMs that live on is unplugged; in the owner's own VMs
+    it goes with them. Then everything is compared; only then VMs, disks and templates go, and with them what was found.
     """
     observer = harness.observer
     own = harness.owned_by(owner)
     end = EndOfScope(checked=harness.settings.coherence != "off")
     if observer.running and observer.started_by in (None, owner):
         end.attempt(observer.stop)
+    for fault in reversed(harness.faults.active(owner=owner)):
+        end.attempt(fault.heal)
     for device in _left_plugged(harness, owner):
         end.attempt(device.unplug)
     if end.checked:
@@ -61,6 +63,7 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
         end.attempt(disk.discard)
     for template in harness.templates_owned_by(owner):
         end.attempt(template.delete)
+    harness.faults.timeline.forget(owner)
     if end.findings:
         # What could not be cleaned away is not to be the next test's.
         end.attempt(observer.begin)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.clones import LiveTemplates
+    from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
@@ -56,6 +57,8 @@ class Services:
     """What is known of QEMU's devices."""
     live_templates: LiveTemplates
     """What VMs are clones of."""
+    faults: FaultLedger
+    """What a test has go wrong in them."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self, kind: str = "serial") -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -190,6 +191,7 @@ class Starting(Observed):
             self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
         )
         live.on_close(self._uses.end_plugged)
+        live.on_close(partial(services.faults.forget, live))
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         live.snapshots = Snapshots(live, self._run_dir, services.provisioner)
         self._live = self._last = live

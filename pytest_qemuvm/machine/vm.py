@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
@@ -27,6 +28,11 @@ class VM(Inside, Outside, Moments):
     Its life is in ``lifecycle``, what a test does in its guest in ``inside``, what it does to it from outside
     in ``outside``; how it goes back, and goes on twice, in ``moments``.
     """
+
+    @property
+    def faults(self) -> VMFaults:
+        """What can be made to go wrong in it; each heals itself at the end of the test at the latest."""
+        return VMFaults(self, self._services.faults)
 
     def _start(self) -> None:
         """Start it with the disks of ``disk_factory`` that its spec names, which must be free."""

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.faults import SimFaults
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.observer import Observer
+    from pytest_qemuvm.machine.simulated import SimFaults
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plugin.plans import AssertPlan

@@ -36,6 +36,10 @@ def complete(
     if report.failed:
         # A LaunchError shows the command line itself, 3,000 characters; a GuestBootError the console's end.
         said = str(call.excinfo.value) if call.excinfo is not None else ""
+        if moments := harness.faults.timeline.of(item.nodeid, *_wider_owners(item)):
+            from pytest_qemuvm.machine.faults.timeline import written  # noqa: PLC0415  # few tests break things
+
+            report.sections.append(("what was done to machines and networks", written(moments)))
         for vm in vms:
             report.sections.extend((title, text) for title, text in sections(vm) if text not in said)
     keep = state.settings.keep

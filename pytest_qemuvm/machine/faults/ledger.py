@@ -1,0 +1,148 @@
+"""A fault is an act and its inverse. The ledger has those that last, and heals them in the end.
+
+What breaks something pushes what mends it onto a stack before it acts, as a plug does. ``heal`` runs the stack;
+an act that fails half way is undone at once, and no fault is left. A fault whose machine has ended is over:
+there is nothing left to mend.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Protocol, Self
+
+from pytest_qemuvm.errors import QemuVMError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_qemuvm.machine.faults.timeline import Timeline
+
+
+class Act(Protocol):
+    """What breaks something."""
+
+    def __call__(self, undo: ExitStack) -> object:
+        """Do it, and see that it has come about; what undoes it goes onto the stack first."""
+
+
+class Fault:
+    """Something that was broken on purpose. It heals at the end of the test, or as a context manager on leaving.
+
+    ``what`` says it in one line, as the report does.
+    """
+
+    def __init__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> None:
+        self.what = what
+        self.owner = owner
+        """The test, module or session that wanted it."""
+        self.subject = subject
+        """What it is about: a run of a machine, or a network. When that has ended, so has the fault."""
+        self.undo = ExitStack()
+        """What mends it; for the ledger."""
+        self.turn = threading.Lock()
+        """Held by whoever mends it; for the ledger."""
+        self._ledger = ledger
+
+    def __repr__(self) -> str:
+        return f"<Fault: {self.what}; {'active' if self.active else 'over'}>"
+
+    @property
+    def active(self) -> bool:
+        """True until it has healed, or what it is about has ended."""
+        return self._ledger.holds(self)
+
+    def heal(self) -> None:
+        """Mend it, and return when that has come about; where it is over already, nothing is done.
+
+        Raises QemuVMError where it could not be mended. Then it counts as over all the same.
+        """
+        self._ledger.heal(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self.heal()
+        except QemuVMError as problem:
+            if error is None:
+                raise
+            # The test's own failure is what went wrong first.
+            error.add_note(f"besides, {self.what} could not be healed: {problem}")
+
+
+class FaultLedger:
+    """All faults of a session that are active, in the order in which they began."""
+
+    def __init__(self, timeline: Timeline, acting: Callable[[], str]) -> None:
+        self.timeline = timeline
+        self._acting = acting
+        self._active: list[Fault] = []
+        self._lock = threading.Lock()
+
+    def inject(self, what: str, subject: object, act: Act, owner: str | None = None) -> Fault:
+        """Break something and return the fault, once it has come about. What the act raises comes out of it.
+
+        ``subject`` is what has the fault: when it ends, ``forget`` is called with it. Other threads, which
+        act on behalf of no test, name the ``owner``.
+        """
+        fault = Fault(self, what, owner or self._acting(), subject)
+        try:
+            act(fault.undo)
+        except BaseException as error:
+            self.timeline.note(fault.owner, f"failed: {what}")
+            try:
+                fault.undo.close()
+            except QemuVMError as problem:
+                error.add_note(f"besides, what was begun could not be undone: {problem}")
+            raise
+        with self._lock:
+            self._active.append(fault)
+        self.timeline.note(fault.owner, f"begun: {what}")
+        return fault
+
+    def note(self, what: str) -> None:
+        """Note an act that has no inverse, such as a reset."""
+        self.timeline.note(self._acting(), what)
+
+    def holds(self, fault: Fault) -> bool:
+        """Return whether a fault is active."""
+        with self._lock:
+            return fault in self._active
+
+    def active(self, *, owner: str | None = None, subject: object = None) -> list[Fault]:
+        """Return the faults that are active: all, those of an owner, those of one subject."""
+        with self._lock:
+            return [
+                fault
+                for fault in self._active
+                if (owner is None or fault.owner == owner) and (subject is None or fault.subject is subject)
+            ]
+
+    def heal(self, fault: Fault) -> None:
+        """Mend a fault; see ``Fault.heal``. Of several threads one does, and the others wait for it."""
+        with fault.turn:
+            if not self.holds(fault):
+                return
+            try:
+                fault.undo.close()
+            except BaseException:
+                self.timeline.note(fault.owner, f"not healed: {fault.what}")
+                raise
+            else:
+                self.timeline.note(fault.owner, f"healed: {fault.what}")
+            finally:
+                self._drop(fault)
+
+    def forget(self, subject: object) -> None:
+        """Note that what had faults has ended, and they with it."""
+        for fault in self.active(subject=subject):
+            fault.undo.pop_all()
+            self._drop(fault)
+            self.timeline.note(fault.owner, f"over with what it was about: {fault.what}")
+
+    def _drop(self, fault: Fault) -> None:
+        with self._lock:
+            if fault in self._active:
+                self._active.remove(fault)

@@ -1,0 +1,46 @@
+"""What happened to a test's machines and networks on its own request, and when: for the report."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """One thing that was done."""
+
+    at: float
+    """``time.monotonic()``, in seconds."""
+    owner: str
+    """The test, module or session on whose behalf it was done."""
+    text: str
+
+
+class Timeline:
+    """What was done, in order. Any thread may note."""
+
+    def __init__(self) -> None:
+        self._moments: list[Moment] = []
+        self._lock = threading.Lock()
+
+    def note(self, owner: str, text: str) -> None:
+        """Note that something has been done for an owner."""
+        with self._lock:
+            self._moments.append(Moment(time.monotonic(), owner, text))
+
+    def of(self, *owners: str) -> tuple[Moment, ...]:
+        """Return what was done for some owners."""
+        with self._lock:
+            return tuple(moment for moment in self._moments if moment.owner in owners)
+
+    def forget(self, owner: str) -> None:
+        """Forget what was done for an owner, who has ended."""
+        with self._lock:
+            self._moments = [moment for moment in self._moments if moment.owner != owner]
+
+
+def written(moments: tuple[Moment, ...]) -> str:
+    """Return moments as lines, each with the seconds since the first one."""
+    return "\n".join(f"{moment.at - moments[0].at:+9.3f} s  {moment.text}" for moment in moments)
