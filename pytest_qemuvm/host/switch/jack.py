@@ -37,6 +37,8 @@ class Counters:
     received_bytes: int
     sent: int
     sent_bytes: int
+    waiting: int
+    """Frames that wait for the machine to read."""
     dropped: Mapping[str, int]
     """Frames for the machine that did not get there, or from it that went nowhere, by reason.
 
@@ -87,7 +89,8 @@ class Jack:
     def counters(self) -> Counters:
         """Return what has passed so far."""
         dropped = MappingProxyType(dict(self._dropped))
-        return Counters(self._received, self._received_bytes, self._sent, self._sent_bytes, dropped)
+        received, sent = (self._received, self._received_bytes), (self._sent, self._sent_bytes)
+        return Counters(*received, *sent, len(self._queue), dropped)
 
     def drop(self, reason: str, frames: int = 1) -> None:
         """Count frames that go no further."""
