@@ -46,7 +46,11 @@ class Nic:
         return self.socket.recv(1 << 17)
 
     def waiting(self):
-        """Return all payloads that the switch has sent already."""
+        """Return the payloads of all frames that the switch has sent already."""
+        return [frame[14:] for frame in self.came()]
+
+    def came(self):
+        """Return all frames that the switch has sent already."""
         found = []
         queued = True
         while queued:
@@ -60,7 +64,7 @@ class Nic:
         found = []
         try:
             while True:
-                found.append(self.receive()[14:])
+                found.append(self.receive())
         except BlockingIOError:
             return found
         finally:

@@ -224,7 +224,7 @@ def test_several_rules_follow_one_another(segment, nics):
     a, b, c, _ = nics
     rules = [segment.impair(Impairment(duplicate=1), [a.port], None) for _ in range(3)]
     assert numbers(a, b, c, 1)[:8] == [0] * 8
-    assert [rule.counts["duplicated"] for rule in rules][0] == 2
+    assert rules[0].counts["duplicated"] == 2
     c.waiting()
     rules[1].remove()
     a.send(b, b"7")
@@ -234,7 +234,7 @@ def test_several_rules_follow_one_another(segment, nics):
 
 
 def test_rules_change_while_frames_flow(segment, nics):
-    a, b, c, _ = nics
+    a, b, _, _ = nics
     for number in range(100):
         a.send(b, b"%d" % number)
         rule = segment.impair(Impairment(delay=0.001), None, None)

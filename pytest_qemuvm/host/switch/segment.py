@@ -62,8 +62,9 @@ class Segment:
         address = None if ip is None else self._checked_host_address(ip)
         names = tuple(checked_host(name, "name of a machine") for name in names)
         member = Member(frames.mac_bytes(mac), address, names)
-        if self._station is not None and member.mac == self._station.mac:
-            raise SpecError(f"{label}: the network {self.name} itself has the address {mac}")
+        own = () if self._station is None else (self._station.mac, self._station.address)
+        if member.mac in own or address in own:
+            raise SpecError(f"{label}: the network {self.name} itself has the address {mac} or {ip}")
         port = Port(self._reactor, self._fabric, Jack(self._fabric, label), mac, ip, names)
 
         def plug() -> None:

@@ -31,6 +31,7 @@ class Station:
     def __init__(self, segment: str, addressing: Addressing) -> None:
         self.mac = station_mac(segment)
         self.leases = Leases(addressing)
+        self.address = addressing.station
         self._addressing = addressing
         self._address = addressing.station.packed
         self._sought: dict[bytes, list[Callable[[bytes], object]]] = {}
