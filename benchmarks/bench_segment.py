@@ -1,0 +1,223 @@
+"""What the switch costs, against two machines that are joined without one; and how exact its delays are.
+
+``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny`` have two
+interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both take turns in one
+run, so that a busy host is busy for both: compare the ratios. ``--sockets`` leaves the VMs out: one process
+sends frames, another one reads them, directly or through the switch, and the delays are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import select
+import socket
+import statistics
+import time
+from contextlib import ExitStack
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.host.capabilities import discover
+from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.host.paths import cache_dir
+from pytest_qemuvm.host.switch import Switchboard
+from pytest_qemuvm.machine.harness import Harness
+from pytest_qemuvm.spec.network import Addressing, Impairment
+from pytest_qemuvm.spec.settings import resolve
+from pytest_qemuvm.spec.vm import VMSpec
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.host.switch import Port, Segment
+    from pytest_qemuvm.machine.vm import VM
+
+THROUGHPUT_BOUND = 0.6
+"""Of what two machines reach without the switch."""
+LATENCY_BOUND = 0.3
+"""Milliseconds that the switch may add to the way there and back."""
+DELAY_BOUND = 0.1
+FRAMES = 1000
+SECONDS = 120.0
+DIRECT, SWITCHED = "10.9.0", "10.1.2"
+
+
+def mac(number: int, side: int) -> str:
+    """Return the address of an interface."""
+    return f"52:54:00:0{side}:00:0{number}"
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a line without a switch."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def blast(sock: socket.socket, size: int, seconds: float) -> None:
+    """Send frames in a process of its own."""
+    if os.fork() == 0:
+        frame = bytes.fromhex("5254000a000252540001000188b5") + bytes(size - 14)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for _ in range(32):
+                sock.send(frame)
+        os._exit(0)
+    os.wait()
+
+
+def count(sock: socket.socket, size: int, seconds: float, sender: socket.socket) -> float:
+    """Return the frames per second that come out of a line."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        sock.settimeout(0.3)
+        number, began = 0, 0.0
+        try:
+            while True:
+                sock.recv(70000)
+                number += 1
+                began = began or time.monotonic()
+        except TimeoutError:
+            os.write(writing, b"%f" % (number / (time.monotonic() - 0.3 - began)))
+        os._exit(0)
+    os.close(writing)
+    blast(sender, size, seconds)
+    os.wait()
+    with os.fdopen(reading) as result:
+        return float(result.read())
+
+
+def sockets(rounds: int) -> bool:
+    """Print what the switch itself can carry, and how exact its delays are; return whether they are."""
+    board = Switchboard()
+    segment = board.segment("bench", None)
+    ports = [segment.connect(f"nic{number}", mac(number, 1), None) for number in (1, 2)]
+    ends = [port.take_peer() for port in ports]
+    plain = pair()
+    print(f"{'bytes':>8} {'direct/s':>10} {'switch/s':>10} {'ratio':>7}")
+    for size in (64, 1514, 65000):
+        rows = [(count(plain[1], size, 0.5, plain[0]), count(ends[1], size, 0.5, ends[0])) for _ in range(rounds)]
+        direct, switched = (statistics.median(column) for column in zip(*rows, strict=True))
+        print(f"{size:>8} {direct:>10.0f} {switched:>10.0f} {switched / direct:>7.2f}")
+    exact = all([delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50)])
+    board.close()
+    return exact
+
+
+def delay(segment: Segment, ports: list[Port], ends: list[socket.socket], milliseconds: int) -> bool:
+    """Print how exact a delay is over 1,000 frames, one each 2 ms; return whether it is."""
+    rule = segment.impair(Impairment(delay=milliseconds / 1000), [ports[0]], [ports[1]])
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.write(writing, json.dumps(lateness(*ends)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as result:
+        late = sorted(json.load(result))
+    os.wait()
+    rule.remove()
+    mean, last = statistics.mean(late), late[int(len(late) * 0.99)]
+    middle = statistics.median(late)
+    print(f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms")
+    return abs(mean - milliseconds) <= milliseconds * DELAY_BOUND
+
+
+def lateness(sender: socket.socket, receiver: socket.socket) -> list[float]:
+    """Return how many milliseconds each frame was under way."""
+    frame = bytes.fromhex("525400010002525400010001") + b"\x88\xb5" + bytes(100)
+    sent: list[float] = []
+    late: list[float] = []
+    began = time.monotonic()
+    while len(late) < FRAMES:
+        following = began + len(sent) * 0.002 if len(sent) < FRAMES else began + SECONDS
+        if select.select([receiver], [], [], max(0, following - time.monotonic()))[0]:
+            receiver.recv(70000)
+            late.append((time.monotonic() - sent[len(late)]) * 1000)
+        else:
+            sent.append(time.monotonic())
+            sender.send(frame)
+    return late
+
+
+def plug(vm: VM, number: int, side: int, peer: socket.socket, address: str) -> None:
+    """Give a VM an interface on a line."""
+    qmp = vm._running().qmp  # noqa: SLF001  # the harness's own face
+    name = f"line{side}"
+    qmp.name_fd(name, peer)
+    peer.close()
+    qmp.execute("netdev_add", {"type": "dgram", "id": name, "local": {"type": "fd", "str": name}})
+    place = {"bus": f"rp{side}", "netdev": name, "mac": mac(number, side), "romfile": ""}
+    qmp.execute("device_add", {"driver": "virtio-net-pci", "id": f"nic{side}", **place})
+    interface = f"eth{side}"
+    vm.run(f"until ip link show {interface}; do usleep 20000; done; ip link set {interface} up")
+    if side == 0:
+        vm.run(f"killall udhcpc; ip addr add {address}/24 dev {interface}", check=True)
+    else:
+        vm.run(f"until ip addr show {interface} | grep -q 'inet {address}/'; do usleep 20000; done")
+
+
+def round_trip(vm: VM, address: str) -> float:
+    """Return the milliseconds there and back."""
+    said = vm.run(f"ping -q -c 100 -i 0.01 {address}", timeout=SECONDS).stdout
+    found = re.search(r"= [0-9.]+/([0-9.]+)/", said)
+    assert found is not None, said
+    return float(found[1])
+
+
+def throughput(sender: VM, receiver: VM, address: str, megabytes: int) -> float:
+    """Return the megabytes of TCP per second."""
+    # Its input stays open: nc ends the connection when it has nothing more to send.
+    receiver.run("tail -f /dev/null | nc -l -p 5001 >/dev/null 2>&1 &")
+    receiver.run("until netstat -ltn | grep -q :5001; do usleep 9999; done")
+    began = time.perf_counter()
+    sender.run(f"dd if=/dev/zero bs=64k count={megabytes * 16} 2>/dev/null | nc {address} 5001", timeout=SECONDS)
+    return megabytes / (time.perf_counter() - began)
+
+
+def machines(rounds: int, megabytes: int) -> bool:
+    """Print what two VMs notice of the switch; return whether it is within the bounds."""
+    settings = resolve({"real": True, "coherence": "off"}, {}, {})
+    with ExitStack() as stack:
+        harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
+        stack.callback(harness.close)
+        board = Switchboard()
+        stack.callback(board.close)
+        segment = board.segment("bench", Addressing(IPv4Network(f"{SWITCHED}.0/24")))
+        one, two = (harness.create_started(None, VMSpec(template="tiny"), "bench") for _ in range(2))
+        for number, (vm, end) in enumerate(zip((one, two), pair(), strict=True), 1):
+            plug(vm, number, 0, end, f"{DIRECT}.{number}")
+        for number, vm in enumerate((one, two), 1):
+            address = f"{SWITCHED}.{number + 1}"
+            port = segment.connect(vm.name, mac(number, 1), address, (f"vm{number}",))
+            plug(vm, number, 1, port.take_peer(), address)
+            assert segment.probe(address, Deadline.after(SECONDS)) == port.mac
+        rows = []
+        for _ in range(rounds):
+            rows.append(
+                [
+                    (round_trip(one, address), throughput(one, two, address, megabytes))
+                    for address in (f"{DIRECT}.2", f"{SWITCHED}.3")
+                ]
+            )
+        ratio = statistics.median(switched[1] / direct[1] for direct, switched in rows)
+        more = statistics.median(switched[0] - direct[0] for direct, switched in rows)
+        print(f"{'':10} {'direct':>8} {'switch':>8}")
+        for index, unit in enumerate(("ms RTT", "MB/s TCP")):
+            direct, switched = (statistics.median(row[side][index] for row in rows) for side in (0, 1))
+            print(f"{unit:10} {direct:>8.2f} {switched:>8.2f}")
+        print(f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})")
+        return ratio >= THROUGHPUT_BOUND and more <= LATENCY_BOUND
+
+
+def main() -> int:
+    """Measure, and return 1 where the switch costs more than it may."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=16)
+    parser.add_argument("--sockets", action="store_true")
+    options = parser.parse_args()
+    within = sockets(options.rounds) if options.sockets else machines(options.rounds, options.megabytes)
+    return int(not within)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

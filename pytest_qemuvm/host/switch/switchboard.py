@@ -1,0 +1,33 @@
+"""All segments of a session, on one thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.host.switch.reactor import Reactor
+from pytest_qemuvm.host.switch.segment import Segment
+from pytest_qemuvm.spec.names import checked_name
+
+if TYPE_CHECKING:
+    from pytest_qemuvm.spec.network import Addressing
+
+
+class Switchboard:
+    """Networks between machines, without a privilege of the host's. Its thread starts with the first port."""
+
+    def __init__(self) -> None:
+        self._reactor = Reactor()
+        self._segments: list[Segment] = []
+
+    def segment(self, name: str, addressing: Addressing | None) -> Segment:
+        """Make a network; without addressing it is a switch and nothing more."""
+        self._reactor.raise_failure()
+        segment = Segment(self._reactor, checked_name(name, "network"), addressing)
+        self._segments = [*(other for other in self._segments if not other.closed), segment]
+        return segment
+
+    def close(self) -> None:
+        """Close all segments and end the thread. Idempotent. Raises what failed on it, as QemuVMError."""
+        while self._segments:
+            self._segments.pop().close()
+        self._reactor.close()
