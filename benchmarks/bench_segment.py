@@ -25,7 +25,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.paths import cache_dir
 from pytest_qemuvm.host.switch import Switchboard
 from pytest_qemuvm.machine.harness import Harness
-from pytest_qemuvm.spec.network import Addressing, Impairment
+from pytest_qemuvm.spec.segment import Addressing, Impairment
 from pytest_qemuvm.spec.settings import resolve
 from pytest_qemuvm.spec.vm import VMSpec
 

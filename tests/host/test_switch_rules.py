@@ -9,7 +9,7 @@ from switch_nics import EVERYBODY, Nic, meet
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.host.switch import Switchboard
 from pytest_qemuvm.host.switch.stages import WAITING_BYTES
-from pytest_qemuvm.spec.network import Impairment
+from pytest_qemuvm.spec.segment import Impairment
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.switch import Switchboard, dhcp, dns, frames
 from pytest_qemuvm.host.switch.station import station_mac
-from pytest_qemuvm.spec.network import Addressing, Impairment
+from pytest_qemuvm.spec.segment import Addressing, Impairment
 
 GATEWAY = IPv4Address("10.1.2.1").packed
 NOWHERE, ALL = bytes(4), b"\xff" * 4

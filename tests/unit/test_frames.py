@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_qemuvm.host.switch import dhcp, dns, frames
 from pytest_qemuvm.host.switch.station import Station, station_mac
-from pytest_qemuvm.spec.network import Addressing
+from pytest_qemuvm.spec.segment import Addressing
 
 A, B = b"\x0a\x01\x02\x03", b"\x0a\x01\x02\x01"
 MAC = bytes.fromhex("525400aa0001")

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 import pytest
 
 from pytest_qemuvm.errors import SpecError
-from pytest_qemuvm.spec.network import Addressing, Impairment, checked_host, checked_mac
+from pytest_qemuvm.spec.segment import Addressing, Impairment, checked_host, checked_mac
 
 NAN = float("nan")
 INFINITY = float("inf")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from ipaddress import IPv4Address
 
-    from pytest_qemuvm.spec.network import Addressing
+    from pytest_qemuvm.spec.segment import Addressing
 
 _MOST_REFUSED = 256
 """Addresses that somebody says are taken; more are believed of nobody."""

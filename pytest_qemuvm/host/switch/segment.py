@@ -14,7 +14,7 @@ from pytest_qemuvm.host.switch.jack import Jack
 from pytest_qemuvm.host.switch.leases import Member
 from pytest_qemuvm.host.switch.stages import Block, Impaired, Partition
 from pytest_qemuvm.host.switch.station import Station
-from pytest_qemuvm.spec.network import checked_address, checked_host, checked_mac
+from pytest_qemuvm.spec.segment import checked_address, checked_host, checked_mac
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.host.switch.reactor import Reactor
     from pytest_qemuvm.host.switch.stages import Stage
-    from pytest_qemuvm.spec.network import Addressing, Impairment
+    from pytest_qemuvm.spec.segment import Addressing, Impairment
 
 _ASK_AGAIN = 0.1
 """Seconds between two questions of a probe: a machine that boots does not hear the first ones."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.host.switch.fabric import Fabric
     from pytest_qemuvm.host.switch.jack import Jack
-    from pytest_qemuvm.spec.network import Impairment
+    from pytest_qemuvm.spec.segment import Impairment
 
 WAITING_BYTES = 128 << 10
 """What may wait for its turn where a bandwidth is given, for each line: about what a router has."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from ipaddress import IPv4Address
 
-    from pytest_qemuvm.spec.network import Addressing
+    from pytest_qemuvm.spec.segment import Addressing
 
 _LEASE = 86400
 """Seconds. Machines that stand still for longer ask again."""

@@ -9,7 +9,7 @@ from pytest_qemuvm.host.switch.segment import Segment
 from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
-    from pytest_qemuvm.spec.network import Addressing
+    from pytest_qemuvm.spec.segment import Addressing
 
 
 class Switchboard:
