@@ -95,7 +95,9 @@ def sockets(rounds: int) -> bool:
     plain = pair()
     print(f"{'bytes':>8} {'direct/s':>10} {'switch/s':>10} {'ratio':>7}")
     for size in (64, 1514, 65000):
-        rows = [(count(plain[1], size, 0.5, plain[0]), count(ends[1], size, 0.5, ends[0])) for _ in range(rounds)]
+        rows = [
+            (count(plain[1], size, 0.5, plain[0]), count(ends[1], size, 0.5, ends[0])) for _ in range(rounds)
+        ]
         direct, switched = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{size:>8} {direct:>10.0f} {switched:>10.0f} {switched / direct:>7.2f}")
     exact = all([delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50)])
@@ -117,7 +119,9 @@ def delay(segment: Segment, ports: list[Port], ends: list[socket.socket], millis
     rule.remove()
     mean, last = statistics.mean(late), late[int(len(late) * 0.99)]
     middle = statistics.median(late)
-    print(f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms")
+    print(
+        f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms"
+    )
     return abs(mean - milliseconds) <= milliseconds * DELAY_BOUND
 
 
@@ -169,7 +173,9 @@ def throughput(sender: VM, receiver: VM, address: str, megabytes: int) -> float:
     receiver.run("tail -f /dev/null | nc -l -p 5001 >/dev/null 2>&1 &")
     receiver.run("until netstat -ltn | grep -q :5001; do usleep 9999; done")
     began = time.perf_counter()
-    sender.run(f"dd if=/dev/zero bs=64k count={megabytes * 16} 2>/dev/null | nc {address} 5001", timeout=SECONDS)
+    sender.run(
+        f"dd if=/dev/zero bs=64k count={megabytes * 16} 2>/dev/null | nc {address} 5001", timeout=SECONDS
+    )
     return megabytes / (time.perf_counter() - began)
 
 
@@ -204,7 +210,9 @@ def machines(rounds: int, megabytes: int) -> bool:
         for index, unit in enumerate(("ms RTT", "MB/s TCP")):
             direct, switched = (statistics.median(row[side][index] for row in rows) for side in (0, 1))
             print(f"{unit:10} {direct:>8.2f} {switched:>8.2f}")
-        print(f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})")
+        print(
+            f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})"
+        )
         return ratio >= THROUGHPUT_BOUND and more <= LATENCY_BOUND
 
 

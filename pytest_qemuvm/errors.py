@@ -26,6 +26,8 @@
      +-- ImageModified                    an image of yours changed while it was in use
      +-- TemplateStateError
      |    +-- TemplateExists, TemplateInUse, TemplateModified (also ImageModified)
+     +-- NetworkStateError
+     |    +-- NetworkExists, NetworkInUse, NotConnected, AddressInUse
      +-- NoFreeSlot                       no bus slot left for a device
      +-- UnplugRejected                   the guest refused to let a device go
      +-- UnplugTimeout (also WaitTimeout) the guest did not let a device go in time
@@ -281,6 +283,38 @@ class TemplateInUse(TemplateStateError):
     ) -> None:
         super().__init__(brief, details, hint)
         self.users = tuple(users)
+
+
+class NetworkStateError(QemuVMError):
+    """The network is not in a state in which this can be done."""
+
+
+class NetworkExists(NetworkStateError):
+    """There is a network of that name in this session already, or a device of that name on the host."""
+
+
+class NetworkInUse(NetworkStateError):
+    """VMs are connected to it; ``users`` are their names."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, users: Sequence[str]
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.users = tuple(users)
+
+
+class NotConnected(NetworkStateError):
+    """The VM is in no network, or not in this one."""
+
+
+class AddressInUse(NetworkStateError):
+    """Another NIC of the network has the address; ``holder`` says which."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, holder: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.holder = holder
 
 
 class ImageModified(QemuVMError):

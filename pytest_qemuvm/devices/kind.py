@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.place import Image, Place
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.spec.devices import DeviceSpec
+    from pytest_qemuvm.spec.network import Link
 
 Bus = Literal["slot", "scsi", "usb", "vserial", "board"]
 """Where a device sits: a PCI slot, one of the built-in controllers, or the board itself (CPU, memory)."""
@@ -33,6 +34,8 @@ class Supplies:
     """When the firmware tries to boot it; None: never."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What the machine was asked before, such as the address of a free CPU."""
+    link: Link | None = None
+    """How a NIC is connected; None: by user-mode networking of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,42 +1,58 @@
-"""Network interfaces on user-mode networking."""
+"""Network interfaces, and what is behind them: user-mode networking, or a descriptor of the harness's."""
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import DeviceKind
-from pytest_qemuvm.devices.steps import AddDevice, AddNetdev, Fragment
+from pytest_qemuvm.devices.steps import AddDevice, AddNetdev, AddPassedNetdev, Fragment
 from pytest_qemuvm.spec.devices import NicSpec
 
 if TYPE_CHECKING:
     from pytest_qemuvm.devices.kind import Supplies
     from pytest_qemuvm.devices.place import Place
+    from pytest_qemuvm.spec.network import Link
 
 
-def nic(spec: NicSpec, place: Place, mac: str) -> Fragment:
-    """Return a NIC with its user-mode backend.
-
-    The host's port of a forward is 0: QEMU binds one that is free, on the loopback address only, and is asked
-    for it afterwards. Choosing a free port beforehand would race with everybody else on the host.
-    """
-    backend: dict[str, Any] = {"restrict": not spec.outward}
-    if spec.forward:
-        backend["hostfwd"] = [{"str": f"tcp:127.0.0.1:0-:{port}"} for port in spec.forward]
+def nic(spec: NicSpec, place: Place, mac: str, link: Link | None = None) -> Fragment:
+    """Return a NIC with its backend, which ``link`` says; None: user-mode networking of its own."""
     properties: dict[str, Any] = place.on_bus(netdev=f"{place.id}-net", mac=mac)
     if place.transport == "pci":
         properties["romfile"] = ""  # a boot ROM costs time and nobody boots from the network unasked
     properties.update(spec.properties)
     driver = place.virtio("net") if spec.model == "virtio" else spec.model
     return Fragment(
-        place.id,
-        "nic",
-        (AddNetdev("user", f"{place.id}-net", backend), AddDevice(driver, place.id, properties)),
+        place.id, "nic", (_backend(spec, backend_of(place.id), link), AddDevice(driver, place.id, properties))
     )
+
+
+def backend_of(name: str) -> str:
+    """Return the id of what is behind the NIC of that id; a descriptor for it has the same name."""
+    return f"{name}-net"
+
+
+def _backend(spec: NicSpec, name: str, link: Link | None) -> AddNetdev | AddPassedNetdev:
+    """Return what is behind a NIC.
+
+    The host's port of a forward is 0: QEMU binds one that is free, on the loopback address only, and is asked
+    for it afterwards. Choosing a free port beforehand would race with everybody else on the host.
+    """
+    if link is not None and link.backend in ("dgram", "tap"):
+        return AddPassedNetdev(link.backend, name, name)
+    if link is not None and link.backend == "hub":
+        return AddNetdev("hubport", name, {"hubid": zlib.crc32(name.encode()) >> 1})
+    backend: dict[str, Any] = {"restrict": not (link.outward if link else spec.outward)}
+    if link is not None and link.subnet is not None:
+        backend["net"] = link.subnet
+    if spec.forward:
+        backend["hostfwd"] = [{"str": f"tcp:127.0.0.1:0-:{port}"} for port in spec.forward]
+    return AddNetdev("user", name, backend)
 
 
 def _fragment(spec: NicSpec, supplies: Supplies) -> Fragment:
     assert supplies.mac is not None
-    return nic(spec, supplies.place, supplies.mac)
+    return nic(spec, supplies.place, supplies.mac, supplies.link)
 
 
 def _seen(_spec: NicSpec, supplies: Supplies) -> str:

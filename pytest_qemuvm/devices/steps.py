@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,6 +104,32 @@ class AddNetdev:
 
     def plug(self) -> Command:  # noqa: D102
         return Command("netdev_add", self._arguments())
+
+    def unplug(self) -> Command:  # noqa: D102
+        return Command("netdev_del", {"id": self.id})
+
+
+@dataclass(frozen=True, slots=True)
+class AddPassedNetdev:
+    """The host's side of a network interface, on a descriptor that QEMU is handed.
+
+    ``fd`` is the name of the descriptor, on the command line as in ``AddSocketChardev``; a running QEMU is
+    given the descriptor under that name first.
+    """
+
+    type: Literal["dgram", "tap"]
+    id: str
+    fd: str
+
+    def _arguments(self, fd: str) -> dict[str, Any]:
+        place: dict[str, Any] = {"fd": fd} if self.type == "tap" else {"local": {"type": "fd", "str": fd}}
+        return {"type": self.type, "id": self.id, **place}
+
+    def argv(self) -> tuple[str, str]:  # noqa: D102
+        return "-netdev", as_json(self._arguments(f"{{fd:{self.fd}}}"))
+
+    def plug(self) -> Command:  # noqa: D102
+        return Command("netdev_add", self._arguments(self.fd))
 
     def unplug(self) -> Command:  # noqa: D102
         return Command("netdev_del", {"id": self.id})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from pytest_qemuvm.spec.network import Link
+
 PORTS = 4
 """How many ports a machine gives the agent: three for commands, the last to stop those that overrun."""
 PORT_NAMES = tuple(f"org.qemuvm.agent.{index}" for index in range(PORTS))
@@ -38,18 +40,35 @@ _RENEW_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """What a NIC is to be known by."""
+
+    mac: str
+    link: Link | None = None
+    """Its network, which may give it an IP address. Without one, and on user-mode networking, it keeps its
+    own."""
+
+    def words(self) -> str:
+        """Return it as the agent takes it: address, and of its network address, mask, resolver and domain."""
+        link = self.link
+        if link is None or link.backend == "user":
+            return self.mac
+        return link.told(self.mac)
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """What a machine has that no other may have too."""
 
     hostname: str | None = None
     """None: hostname and machine-id stay what they are."""
-    addresses: Mapping[str, str] = field(default_factory=dict)
-    """MAC addresses by those that they replace."""
+    addresses: Mapping[str, Address] = field(default_factory=dict)
+    """Addresses by the MAC addresses that they replace."""
 
     def words(self) -> list[bytes]:
         """Return the words of a request that gives it to a guest, with the time as it is now."""
         waking = waker.message(time.time_ns(), os.urandom(waker.SEED_BYTES))
-        pairs = (f"{old}={new}".lower().encode() for old, new in self.addresses.items())
+        pairs = (f"{old}={new.words()}".lower().encode() for old, new in self.addresses.items())
         names = (
             (self.hostname, secrets.token_hex(16)) if self.hostname is not None else (_AS_IT_IS, _AS_IT_IS)
         )

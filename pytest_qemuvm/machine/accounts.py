@@ -12,6 +12,7 @@ from pytest_qemuvm.devices.steps import (
     AddListeningChardev,
     AddNetdev,
     AddObject,
+    AddPassedNetdev,
     AddSocketChardev,
 )
 from pytest_qemuvm.machine.hotdevice import Cdrom
@@ -75,7 +76,7 @@ def _parts(devices: Iterable[HotDevice], own_nodes: Iterable[str]) -> Graph:
     return Graph(
         block_nodes=frozenset(nodes | {step.node_name for step in steps if isinstance(step, AddBlockNode)}),
         devices=_ids(steps, AddDevice),
-        netdevs=_ids(steps, AddNetdev),
+        netdevs=_ids(steps, AddNetdev, AddPassedNetdev),
         chardevs=_ids(steps, AddSocketChardev, AddListeningChardev),
         objects=_ids(steps, AddObject),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.place import Image
 from pytest_qemuvm.devices.steps import AddDevice
+from pytest_qemuvm.guest.agent import Address
 from pytest_qemuvm.host.memory import MemoryFile
 from pytest_qemuvm.machine.inventory import take_inventory
 from pytest_qemuvm.machine.saving import save_state
@@ -72,7 +73,13 @@ def _run_on(live: Live, deadline: Deadline) -> None:
 def _spec_of(spec: VMSpec) -> VMSpec:
     """Return the spec of the other machine: it has no part in disks of ``disk_factory``, only copies."""
     disks = tuple(_without_handle(disk) for disk in spec.disks)
-    return spec.with_keywords({"disks": disks}, "clone()")
+    nics = tuple(_of_its_own(nic) for nic in spec.nics)
+    return spec.with_keywords({"disks": disks, "nics": nics}, "clone()")
+
+
+def _of_its_own(spec: NicSpec) -> NicSpec:
+    """Return the spec of a NIC that shares a network with the first machine's."""
+    return spec if spec.network is None else replace(spec, mac=None, ip=None)
 
 
 def _without_handle(spec: DiskSpec) -> DiskSpec:
@@ -81,14 +88,14 @@ def _without_handle(spec: DiskSpec) -> DiskSpec:
 
 def _planned(
     live: Live, twin: VM, inventory: Inventory, services: Services
-) -> tuple[MachinePlan, dict[str, str]]:
+) -> tuple[MachinePlan, dict[str, Address]]:
     """Return what the second machine is to be, and which of the first one's addresses become which."""
     blueprint = twin.blueprint
     made = [_device(placed, twin, services, has_agent=live.plan.guest) for placed in inventory.placed]
     shells = {shell.id for shell in inventory.ledger.shells}
     devices = tuple(planned for planned, _ in made if planned.id not in shells)
     nics = tuple(
-        PlannedNic(device.id, device.supplies.mac or "", device.spec.forward)
+        PlannedNic(device.id, device.supplies.mac or "", device.spec.forward, device.supplies.link)
         for device in devices
         if isinstance(device.spec, NicSpec)
     )
@@ -100,7 +107,7 @@ def _planned(
         inventory.ledger.slots,
     )
     addresses = {
-        placed.device.supplies.mac: planned.supplies.mac
+        placed.device.supplies.mac: Address(planned.supplies.mac, planned.supplies.link)
         for placed, (planned, _) in zip(inventory.placed, made, strict=True)
         if placed.device.supplies.mac is not None and planned.supplies.mac is not None
     }
@@ -125,10 +132,12 @@ def _device(
             path = str(twin.run_dir / f"{device.id}.{source.format}")
             image = ImagePlan(path, source.format, None, copy_of=source.path)
             supplies = replace(supplies, image=Image(path, source.format))
-    elif isinstance(spec, NicSpec) and has_agent:
-        # A guest without an agent keeps the address that it has.
-        mac = mac_address(services.tag, f"{twin.name}/{device.id}", 0)
-        supplies = replace(supplies, mac=mac)
+    elif isinstance(spec, NicSpec):
+        spec = _of_its_own(spec)
+        # A guest without an agent keeps the address that it has, and QEMU loads no e1000e that has another.
+        keeps = not has_agent or spec.model == "e1000e"
+        mac = supplies.mac or "" if keeps else mac_address(services.tag, f"{twin.name}/{device.id}", 0)
+        supplies = replace(supplies, mac=mac, link=services.networks.connect(twin.name, device.id, spec, mac))
     elif isinstance(spec, CdromSpec):
         spec = replace(spec, path=placed.medium)
     elif supplies.path is not None:

@@ -28,6 +28,7 @@ from pytest_qemuvm.machine.faults.ledger import FaultLedger
 from pytest_qemuvm.machine.faults.timeline import Timeline
 from pytest_qemuvm.machine.library import TemplateLibrary
 from pytest_qemuvm.machine.making import Blueprint
+from pytest_qemuvm.machine.networks.shelf import NetworkShelf
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.pool import POOL, Pool
 from pytest_qemuvm.machine.recordings import Recordings
@@ -56,9 +57,11 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.memory import MemoryFile
     from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
+    from pytest_qemuvm.spec.network import Link, NetworkSpec
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.suite import Suite
     from pytest_qemuvm.spec.template import TemplateSpec
@@ -141,6 +144,7 @@ class Harness:
         """VMs that are ready before they are asked for."""
         self.faults = FaultLedger(Timeline(), run.acting)
         """What tests have go wrong in machines and networks."""
+        self._networks = NetworkShelf(self.tag, self.faults, self._register.get, executables.require_guest)
         self._services = Services(
             self.tag,
             self.root,
@@ -153,6 +157,7 @@ class Harness:
             Catalogue(executables.listing),
             self.live_templates,
             self.faults,
+            self._networks,
         )
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
@@ -227,6 +232,22 @@ class Harness:
         self._publish()
         return disk
 
+    def networks(self) -> list[Network]:
+        """Return the networks of the session."""
+        return self._networks.all()
+
+    def network(self, name: str) -> Network:
+        """Return a network by name. Raises NetworkNotFound."""
+        return self._networks.get(name)
+
+    def create_network(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
+        """Make a network; VMs can be connected to it when this returns. Raises NetworkExists, SpecError."""
+        return self._networks.make(name, spec, owner)
+
+    def networks_owned_by(self, owner: str) -> list[Network]:
+        """Return the networks that were made for an owner."""
+        return self._networks.all(owner)
+
     def template(self, name: str) -> Template:
         """Return a template by name: a built-in one, one of the suite's file, or one that a test made.
 
@@ -297,11 +318,13 @@ class Harness:
 
     def create_started(self, name: str | None, spec: VMSpec, owner: str) -> VM:
         """Do what ``create`` does and start the VM; without a name it may be one that the pool has ready."""
-        vm = self._from_pool(spec, owner) if name is None else None
+        # Who is in a network is known there by name and address: nobody can be prepared for it.
+        anyone = name is None and not any(nic.network for nic in spec.nics)
+        vm = self._from_pool(spec, owner) if anyone else None
         if vm is None:
             vm = self.create(name, spec, owner)
         vm.start()
-        if name is None:
+        if anyone:
             self.pool.want(vm)
         return vm
 
@@ -323,10 +346,12 @@ class Harness:
         owner: str,
         *,
         memory: MemoryFile | None = None,
+        links: Mapping[str, Link] | None = None,
     ) -> VM:
         """Do what ``create`` does, from a template that need not be known by name.
 
-        With ``memory`` the VM's memory is in that file, and it is made to be saved.
+        With ``memory`` the VM's memory is in that file, and it is made to be saved. ``links`` say how its
+        NICs are connected; None: as its spec says.
         """
         if name is not None:
             checked_name(name, "VM")
@@ -342,13 +367,16 @@ class Harness:
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
-                blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory))
+                if links is None:
+                    links = self._networks.connect_all(name, planned.nics)
+                blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory, links))
                 vm = VM(name, spec, blueprint, self._services, images, memory)
                 vm.is_pooled = pooled
                 if memory is None and not pooled:
                     self.recordings.planned(owner, vm)
                 self._register.add(vm)
         except BaseException:
+            self._networks.disconnect(name)
             self._register.release(name)
             raise
         return vm
@@ -362,7 +390,9 @@ class Harness:
         processor = processor_identity() if accelerator.name == "kvm" else ""
         return {"qemu": binary.fingerprint, "processor": processor, "format": SAVE_FORMAT}
 
-    def _world(self, name: str, spec: VMSpec, memory: MemoryFile | None) -> Surroundings:
+    def _world(
+        self, name: str, spec: VMSpec, memory: MemoryFile | None, links: Mapping[str, Link]
+    ) -> Surroundings:
         binary, accelerator = self.capabilities.binary, self.capabilities.accelerator
         arch = ARCHITECTURES["x86_64"]
         return Surroundings(
@@ -376,6 +406,7 @@ class Harness:
             boot=self._guests.boot(spec),
             monitor=str(self._services.socket_path("qmp")),
             memory="own" if memory is None else "saved",
+            links=links,
         )
 
     def vm_started(self, vm: Observed) -> None:
@@ -405,6 +436,7 @@ class Harness:
     def vm_deleted(self, vm: Observed) -> None:
         """Note that a VM is gone; its name is free."""
         self.observer.note_deleted(vm)
+        self._networks.disconnect(vm.name)
         self._register.remove(vm)
 
     def audited(self, vm: str | None = None) -> list[dict[str, Any]]:
@@ -433,6 +465,7 @@ class Harness:
         for step in (*(vm.delete for vm in self._register.all()), *self._library.verifications()):
             attempt(step)
         self.live_templates.close()
+        attempt(self._networks.close)
         self._loop.close()
         self._audit.close()
         self._provisioner.close()

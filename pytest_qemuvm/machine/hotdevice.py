@@ -119,6 +119,11 @@ class HotDevice:
         return self.supplies.mac
 
     @property
+    def ip(self) -> str | None:
+        """The IP address that a NIC was given in its network; None where it was given none."""
+        return self.supplies.link.ip if self.supplies.link is not None else None
+
+    @property
     def path(self) -> Path | None:
         """The unix socket behind a serial port, or the image behind a disk."""
         if self.supplies.image is not None:

@@ -131,6 +131,7 @@ class HotPlug:
         self._devices.remove(device)
         device.plugged = False
         self.supplier.free_slot(device.supplies)
+        self.supplier.disconnect(device)
         self.clear_up(device)
 
     def clear_up(self, device: HotDevice) -> None:
@@ -209,10 +210,11 @@ class HotPlug:
 
     def _plug(self, device: HotDevice, done: list[Step], deadline: Deadline) -> None:
         """Go through the steps, each noted as done before it is, and see that they came to something."""
+        self.supplier.announce(device, deadline)
         for step in device.fragment.steps:
             done.append(step)
             try:
-                self.execute(step.plug(), deadline)
+                self.supplier.execute(step, device, deadline, self.execute)
             except (SpecError, InUse):
                 done.pop()  # refused; with any other failure nobody knows
                 raise

@@ -208,13 +208,14 @@ class WayBack:
         device, engine = placed.device, self._hotplug
         engine.departure.remove_backends(device)
         engine.watch(device.spec, device.id)
+        engine.supplier.reconnect(device)
         for step in device.fragment.steps:
             exact = (
                 replace(step, properties={**step.properties, **placed.exact})
                 if isinstance(step, AddDevice)
                 else step
             )
-            engine.execute(exact.plug(), deadline)
+            engine.supplier.execute(exact, device, deadline, engine.execute)
         engine.verify_present(device)
         engine.back(device)
         if isinstance(device, Cdrom):

@@ -15,14 +15,16 @@ from pytest_qemuvm.host.memory import MemoryFile, copy_file
 from pytest_qemuvm.host.saves import RAM_FILE, STATE_FILE, LoadedSave, Manifest
 from pytest_qemuvm.machine.saving import make_ready, save_state
 from pytest_qemuvm.plan import plan_machine
+from pytest_qemuvm.plan.saving import links_saved, nics_saved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_qemuvm.host.saves import SaveStore
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import ImagePlan, MachinePlan, Surroundings
+    from pytest_qemuvm.spec.network import Link
     from pytest_qemuvm.spec.vm import VMSpec
 
 LIVE = "live template"
@@ -52,9 +54,16 @@ class Session(Protocol):
     """What the making of live templates needs of the session."""
 
     def make_vm(
-        self, name: str, spec: VMSpec, template: Template, owner: str, *, memory: MemoryFile | None = None
+        self,
+        name: str,
+        spec: VMSpec,
+        template: Template,
+        owner: str,
+        *,
+        memory: MemoryFile | None = None,
+        links: Mapping[str, Link] | None = None,
     ) -> VM:
-        """Make a VM, with its memory in that file."""
+        """Make a VM, with its memory in that file, and its NICs connected like that."""
 
 
 class Maker:
@@ -85,7 +94,10 @@ class Maker:
         try:
             with self._store.room(key) as work, ExitStack() as stack:
                 name, owner = f"live-{key}", f"{LIVE} {template.name}"
-                vm = self._session.make_vm(name, _spec_of(blueprint), template, owner, memory=ram)
+                links = links_saved(blueprint.world)
+                vm = self._session.make_vm(
+                    name, _spec_of(blueprint), template, owner, memory=ram, links=links
+                )
                 stack.callback(vm.delete)
                 vm.start()
                 try:
@@ -138,8 +150,7 @@ class Maker:
 
 def _spec_of(blueprint: Blueprint) -> VMSpec:
     """Return the spec of the machine that is saved: its NICs have addresses and ports of their own."""
-    nics = tuple(replace(nic, mac=None, forward=()) for nic in blueprint.asked.nics)
-    return blueprint.asked.with_keywords({"nics": nics, "start": "cold"}, "saved")
+    return blueprint.asked.with_keywords({"nics": nics_saved(blueprint.asked), "start": "cold"}, "saved")
 
 
 def _written_disks(vm: VM) -> dict[int, ImagePlan]:

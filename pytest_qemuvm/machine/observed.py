@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import NotRunning, QmpDisconnected
+from pytest_qemuvm.errors import NotConnected, NotRunning, QmpDisconnected
 from pytest_qemuvm.machine.record import Recorder
 from pytest_qemuvm.machine.uses import Uses
 
@@ -128,6 +128,17 @@ class Observed:
         return self._plan.nics
 
     @property
+    def ip(self) -> str:
+        """Its address in the first of its networks that gave it one. Raises NotConnected where none did."""
+        for nic in self.nics:
+            if nic.ip is not None:
+                return nic.ip
+        raise NotConnected(
+            f"VM {self.name!r} has no address in a network of the test",
+            hint="connect it to one: vm_factory(nics=[network_factory()])",
+        )
+
+    @property
     def state(self) -> str:
         """The state as observed now.
 
@@ -236,6 +247,10 @@ class Observed:
             self.stopped_by = live.stopped_by or "quit"
             self._reap()
             self._recorder.stopped()
+
+    def running(self) -> Live:
+        """Return what exists while it runs; for the harness. Raises NotRunning."""
+        return self._running()
 
     def _running(self) -> Live:
         live = self._live

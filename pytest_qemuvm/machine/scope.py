@@ -38,7 +38,7 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     """End what was made for an owner: a test's node id, a module's, or ``session``.
 
     Faults heal. What ``hotplug`` and ``attach`` left in VMs that live on is unplugged; in the owner's own VMs
-    it goes with them. Then everything is compared; only then VMs, disks and templates go, and with them what was found.
+    it goes with them. Then everything is compared; only then VMs, disks and the like go, with what was found.
     """
     observer = harness.observer
     own = harness.owned_by(owner)
@@ -59,6 +59,8 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     # What a test has left in a VM that lives on may hold its disks open.
     lasting = [finding for finding in end.findings if finding.vm not in names]
     end.attempt(lambda: end.remains.update(observer.clean(lasting)))
+    for network in harness.networks_owned_by(owner):
+        end.attempt(network.discard)
     for disk in harness.disks_owned_by(owner):
         end.attempt(disk.discard)
     for template in harness.templates_owned_by(owner):

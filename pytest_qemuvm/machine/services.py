@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.catalogue import Catalogue
     from pytest_qemuvm.machine.clones import LiveTemplates
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
+    from pytest_qemuvm.machine.networks.shelf import NetworkShelf
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.vm import VM
@@ -59,6 +60,8 @@ class Services:
     """What VMs are clones of."""
     faults: FaultLedger
     """What a test has go wrong in them."""
+    networks: NetworkShelf
+    """What their NICs are connected to."""
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def socket_path(self, kind: str = "serial") -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import NotRunning, QemuVMError, QemuVMWarning
-from pytest_qemuvm.guest.agent import Identity
+from pytest_qemuvm.guest.agent import Address, Identity
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import WAKE_SECONDS, Live
@@ -38,8 +38,8 @@ class Moment:
     """The state of its devices, and its memory."""
     boot_id: str
     """The guest's boot; empty where there is nobody to ask."""
-    addresses: dict[str, str]
-    """MAC addresses of the other machine, and what replaces them."""
+    addresses: dict[str, Address]
+    """MAC addresses of the other machine's NICs, and what these are to have."""
     console: str
     """What the other's console has said."""
 
@@ -100,7 +100,8 @@ class Starting(Observed):
         self._prepare()
         save = clone.save
         manifest = save.save.manifest
-        addresses = dict(zip(manifest.macs, (nic.mac for nic in clone.plan.nics), strict=True))
+        own = (Address(nic.mac, nic.link) for nic in clone.plan.nics)
+        addresses = dict(zip(manifest.macs, own, strict=True))
         moment = Moment(clone.plan, save.state, manifest.boot_id, addresses, save.console)
         return self._start_loaded({RAM: save.ram.fileno()}, moment)
 
@@ -187,9 +188,17 @@ class Starting(Observed):
         warden = services.wardens.of(self.name)
         warden.devices = services.catalogue.devices
         warden.nodeid = self._acting
-        live = Live.launch(
-            self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
-        )
+        with ExitStack() as handed_over:
+            ends = services.networks.descriptors(self.name, self._plan, handed_over)
+            live = Live.launch(
+                self._plan,
+                services.provisioner,
+                services.loop,
+                self._run_dir,
+                warden,
+                {**files, **ends},
+                history,
+            )
         live.on_close(self._uses.end_plugged)
         live.on_close(partial(services.faults.forget, live))
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)

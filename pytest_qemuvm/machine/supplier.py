@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import Supplies
 from pytest_qemuvm.devices.place import Place
+from pytest_qemuvm.devices.steps import AddPassedNetdev
 from pytest_qemuvm.errors import NoFreeSlot
 from pytest_qemuvm.machine.whereabouts import is_empty, peripherals
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.plan.images import image_for
 from pytest_qemuvm.plan.slots import SlotLedger
-from pytest_qemuvm.spec.devices import DiskSpec
+from pytest_qemuvm.spec.devices import DiskSpec, NicSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from contextlib import ExitStack
+    from collections.abc import Callable, Iterable
 
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.place import Image
+    from pytest_qemuvm.devices.steps import Command, Step
+    from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.services import Services
     from pytest_qemuvm.plan.model import ImagePlan
     from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.spec.devices import DeviceSpec
+
+    Tell = Callable[[Command, Deadline], object]
 
 
 class Supplier:
@@ -56,6 +62,7 @@ class Supplier:
             assert isinstance(spec, DiskSpec)
             image, images = image_for(spec, f"{self._run_dir}/{name}")
             return replace(supplies, image=image), images
+        undo.callback(self._services.networks.disconnect, self._live.plan.name, name)
         return self._supplied(kind, spec, replace(supplies, image=image)), ()
 
     def make_images(self, images: Iterable[ImagePlan], undo: ExitStack) -> None:
@@ -70,7 +77,9 @@ class Supplier:
             mac = getattr(spec, "mac", None) or mac_address(
                 self._services.tag, f"{self._live.plan.name}/hot", _number(name)
             )
-            return replace(supplies, mac=mac)
+            assert isinstance(spec, NicSpec)
+            link = self._services.networks.connect(self._live.plan.name, name, spec, mac)
+            return replace(supplies, mac=mac, link=link)
         if kind.needs == "path":
             return replace(supplies, path=str(self._services.socket_path()))
         if kind.needs == "cpu":
@@ -81,6 +90,35 @@ class Supplier:
         """Take back the slot of a device that is gone."""
         if supplies.place.bus:
             self._slots.give_back(supplies.place.bus)
+
+    def execute(self, step: Step, device: HotDevice, deadline: Deadline, tell: Tell) -> None:
+        """Have QEMU told of a step, and handed before what the step is about."""
+        link = device.supplies.link
+        with ExitStack() as handed_over:
+            if isinstance(step, AddPassedNetdev) and link is not None:
+                networks, vm = self._services.networks, self._live.plan.name
+                end = networks.descriptor(vm, device.id, link, handed_over)
+                self._live.qmp.name_fd(step.fd, end, timeout=deadline)
+            tell(step.plug(), deadline)
+
+    def announce(self, device: HotDevice, deadline: Deadline) -> None:
+        """Tell the guest which addresses a NIC will have that it is about to find."""
+        link, mac = device.supplies.link, device.supplies.mac
+        if link is not None and mac is not None and link.backend != "user" and self._live.channel is not None:
+            self._live.channel.run(f"echo {link.told(mac)} >/run/qemuvm/net", deadline=deadline)
+
+    def reconnect(self, device: HotDevice) -> None:
+        """Connect a NIC again that was unplugged, and comes back as it was."""
+        link, mac, vm = device.supplies.link, device.supplies.mac, self._live.plan.name
+        if link is not None and mac is not None:
+            assert isinstance(device.spec, NicSpec)
+            ip = None if link.backend == "user" else link.ip
+            self._services.networks.connect(vm, device.id, replace(device.spec, ip=ip), mac)
+
+    def disconnect(self, device: HotDevice) -> None:
+        """Take a NIC that is gone off its network."""
+        if device.supplies.link is not None:
+            self._services.networks.disconnect(self._live.plan.name, device.id)
 
     def remove_image(self, supplies: Supplies) -> None:
         """Remove the image behind a device that is gone, if it was made for that device."""

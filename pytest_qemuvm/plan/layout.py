@@ -107,12 +107,12 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
     for index, nic_spec in enumerate(spec.nics):
         if nic_spec.model != "virtio":
             _check_bus(nic_spec.model, machine, needs_pci=True)
-        planned = PlannedNic(
-            f"nic{index}", nic_spec.mac or mac_address(world.tag, world.name, index), nic_spec.forward
-        )
+        name = f"nic{index}"
+        mac = nic_spec.mac or mac_address(world.tag, world.name, index)
+        planned = PlannedNic(name, mac, nic_spec.forward, world.links.get(name))
         nics.append(planned)
-        place = Place(planned.id, ports.next(planned.id), machine.transport)
-        requested.append(_planned(NIC, nic_spec, Supplies(place, mac=planned.mac)))
+        place = Place(name, ports.next(name), machine.transport)
+        requested.append(_planned(NIC, nic_spec, Supplies(place, mac=mac, link=planned.link)))
     for index, serial in enumerate(spec.serials):
         place = Place(f"serial{index}", "vserial.0")
         fragment = serial_port(place, serial.name, f"serial{index}", serial.properties)

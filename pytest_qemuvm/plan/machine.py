@@ -13,10 +13,10 @@ from pytest_qemuvm.plan.model import MONITOR, RAM, MachinePlan
 from pytest_qemuvm.spec.sizes import GIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from pytest_qemuvm.arch import Machine
-    from pytest_qemuvm.plan.model import Plugged, Surroundings
+    from pytest_qemuvm.plan.model import PlannedNic, Plugged, Surroundings
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 MEMORY_SLOTS = 4
@@ -65,6 +65,7 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
                 _process(world),
                 _processor(spec, machine, world),
                 _boot(spec, machine, world, firmware[0] if firmware else None),
+                _networks(layout.nics) if boot == "kernel" else (),
                 _memory(spec, world),
                 _channels(console_log, appended=world.memory == "clone" or world.waits),
                 _guests_hands() if plays_guest else (),
@@ -130,6 +131,13 @@ def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | N
     words = " ".join(filter(None, (world.boot.append, machine.append, spec.append)))
     yield from ("-append", words)
     yield from ("-fw_cfg", f"name=opt/qemuvm/hostname,string={escaped(world.name)}")
+
+
+def _networks(nics: Sequence[PlannedNic]) -> Iterator[str]:
+    """Yield what the built-in guest is told of the networks that it is in."""
+    told = [nic.link.told(nic.mac) for nic in nics if nic.link is not None and nic.link.backend != "user"]
+    if told:
+        yield from ("-fw_cfg", f"name=opt/qemuvm/net,string={escaped(' '.join(told))}")
 
 
 def _memory(spec: VMSpec, world: Surroundings) -> Iterator[str]:

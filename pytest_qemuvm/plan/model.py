@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.spec.boot import KernelBoot
     from pytest_qemuvm.spec.devices import DeviceSpec
+    from pytest_qemuvm.spec.network import Link
     from pytest_qemuvm.spec.vm import Boot
 
+_NETDEV_ON_FD = re.compile(r'\{"type":"\w+","id":"([^"]+)",.*\{fd:.*')
 _CHARDEV_ON_FD = re.compile(r"socket,(id=[^,]+),fd=\{fd:([^}]+)\}(,server=on,wait=off)?(.*)")
 
 Memory = Literal["own", "saved", "clone", "copy"]
@@ -56,6 +58,8 @@ class Surroundings:
     memory: Memory = "own"
     waits: bool = False
     """Whether it waits for a state, with its memory, before it runs."""
+    links: Mapping[str, Link] = field(default_factory=dict)
+    """How NICs are connected to networks, by the ids of those that are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,18 @@ class PlannedNic:
     id: str
     mac: str
     forward: tuple[int, ...]
+    link: Link | None = None
+    """How it is connected to a network of the test; None: it is not."""
+
+    @property
+    def network(self) -> str | None:
+        """The name of the network that it is in."""
+        return self.link.network if self.link is not None else None
+
+    @property
+    def ip(self) -> str | None:
+        """The address that is its own there; None where nobody hands any out."""
+        return self.link.ip if self.link is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +188,15 @@ class MachinePlan:
     def standalone_argv(self) -> tuple[str, ...]:
         """Return a command line that can be pasted into a shell, where nobody holds the sockets' other ends.
 
-        The monitor is on the terminal; what would go to the harness goes nowhere, and into its log file. What
-        was a clone boots there.
+        The monitor is on the terminal; what would go to the harness goes nowhere, and into its log file. NICs
+        of networks are alone on a hub. What was a clone boots there.
         """
-        words = []
+        words: list[str] = []
         for word in (self.booting or self).argv:
             chardev = _CHARDEV_ON_FD.fullmatch(word)
-            if chardev is None:
+            if netdev := _NETDEV_ON_FD.fullmatch(word):
+                words.append(f"hubport,id={netdev[1]},hubid={len(words)}")
+            elif chardev is None:
                 words.append(word)
             else:
                 words.append(f"{'stdio' if chardev[2] == 'qmp' else 'null'},{chardev[1]}{chardev[4]}")

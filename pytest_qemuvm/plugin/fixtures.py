@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.harness import Harness
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.machine.simulated import SimFaults
     from pytest_qemuvm.machine.template import Template
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plugin.plans import AssertPlan
     from pytest_qemuvm.qmp import Qmp
     from pytest_qemuvm.spec.devices import DiskFormat
+    from pytest_qemuvm.spec.network import NetworkKind
     from pytest_qemuvm.spec.vm import Start, VMSpec
 
 
@@ -78,6 +80,26 @@ class TemplateFactory(Protocol):
         function that is given the VM. Without an image it is done after each boot of each VM, because nothing
         of ``tiny`` outlives a boot; with one it is done once, now, and what it wrote to the disk becomes the
         template's.
+        """
+
+
+class NetworkFactory(Protocol):
+    """What ``network_factory`` gives."""
+
+    def __call__(
+        self,
+        name: str | None = None,
+        *,
+        kind: NetworkKind = "segment",
+        subnet: str | None = None,
+        addressing: bool = True,
+        outward: bool = False,
+    ) -> Network:
+        """Return a new network, gone when the test ends; VMs are connected by ``nics=[network]``.
+
+        ``segment`` is an Ethernet between the test's VMs, which the harness makes without privileges. With
+        ``user`` each VM is alone on QEMU's user-mode networking, and ``outward`` lets it reach the host's
+        network. Addresses are of ``subnet``, and are handed out with names unless ``addressing`` is False.
         """
 
 
@@ -175,6 +197,24 @@ def disk_factory(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> Di
 
 
 @pytest.fixture
+def network_factory(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> NetworkFactory:
+    """Make networks that live as long as the test: ``network_factory(name=None, *, kind="segment", ...)``."""
+    return _networks(_qemuvm_of_test, request.node)
+
+
+@pytest.fixture(scope="module")
+def module_network_factory(request: pytest.FixtureRequest, _qemuvm_of_module: Harness) -> NetworkFactory:
+    """Make networks that live as long as the module: the same call as ``network_factory``."""
+    return _networks(_qemuvm_of_module, request.node)
+
+
+@pytest.fixture(scope="session")
+def session_network_factory(request: pytest.FixtureRequest, _qemuvm_of_session: Harness) -> NetworkFactory:
+    """Make networks that live as long as the session: the same call as ``network_factory``."""
+    return _networks(_qemuvm_of_session, request.node)
+
+
+@pytest.fixture
 def coherence(_qemuvm_of_test: Harness) -> Observer:
     """Give the observer, which compares records with what is the case: ``coherence.check()``."""
     return _qemuvm_of_test.observer
@@ -223,6 +263,24 @@ def _factory(
         keywords = from_root(laid_over(common, spec), root)
         wanted = harness.spec_for(name, keywords, "vm_factory")
         return (harness.create_started if start else harness.create)(name, wanted, owner)
+
+    return make
+
+
+def _networks(harness: Harness, node: pytest.Item | pytest.Collector) -> NetworkFactory:
+    from pytest_qemuvm.spec.network import NetworkSpec  # noqa: PLC0415
+
+    owner = owner_of(node)
+
+    def make(
+        name: str | None = None,
+        *,
+        kind: NetworkKind = "segment",
+        subnet: str | None = None,
+        addressing: bool = True,
+        outward: bool = False,
+    ) -> Network:
+        return harness.create_network(name, NetworkSpec(kind, subnet, addressing, outward), owner)
 
     return make
 

@@ -62,6 +62,8 @@ def network(machine: Machine) -> str:
 
 
 def _backend(name: str, netdev: dict[str, Any]) -> str:
+    if netdev["fd"] is not None:
+        return f"{name}: index=0,type={netdev['type']},fd={netdev['fd']} unix\r\n"
     restrict = netdev["arguments"].get("restrict", False)
     on = restrict is True or restrict == "on"
     return f"{name}: index=0,type={netdev['type']},net=10.0.2.0,restrict={'on' if on else 'off'}\r\n"

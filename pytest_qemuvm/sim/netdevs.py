@@ -1,4 +1,7 @@
-"""The host's side of network interfaces: user-mode networking, with its forwarded ports bound for real."""
+"""The host's side of network interfaces: user-mode networking, and sockets that were handed over.
+
+Forwarded ports are bound for real. Nothing is sent on a socket, and nobody reads what comes.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ if TYPE_CHECKING:
     from pytest_qemuvm.sim.machine import Machine
 
 
-def add(machine: Machine, arguments: dict[str, Any]) -> None:
-    """Make a backend. Raises QmpRefusal."""
+def add(machine: Machine, arguments: dict[str, Any], passed: dict[str, int] | None = None) -> None:
+    """Make a backend; ``passed`` are descriptors that a monitor was handed, by name. Raises QmpRefusal."""
     from pytest_qemuvm.sim.objects import well_formed
 
     name, kind = arguments["id"], arguments["type"]
     if not well_formed(name):
         raise QmpRefusal("Parameter 'id' expects an identifier")
-    if kind not in {"user", "hubport"}:
+    if kind not in {"user", "hubport", "dgram"}:
         raise NotModelled(f"network backends of type {kind!r}")
     if name in machine.netdevs:
         raise QmpRefusal(f"Duplicate ID '{name}'")
@@ -30,7 +33,47 @@ def add(machine: Machine, arguments: dict[str, Any]) -> None:
         for _, _, _, end in forwards:
             end.close()
         raise
-    machine.netdevs[name] = {"type": kind, "arguments": arguments, "forwards": forwards, "peer": None}
+    fd = _socket(name, arguments, passed) if kind == "dgram" else None
+    machine.netdevs[name] = {
+        "type": kind,
+        "arguments": arguments,
+        "forwards": forwards,
+        "peer": None,
+        "fd": fd,
+        "up": True,
+    }
+
+
+def _socket(name: str, arguments: dict[str, Any], passed: dict[str, int] | None) -> int:
+    """Return the descriptor of a socket, inherited or handed over under a name. Raises QmpRefusal."""
+    import os
+
+    local = arguments.get("local", {})
+    if set(arguments) - {"type", "id", "local"} or local.get("type") != "fd":
+        raise NotModelled("network backends on sockets that were not handed over")
+    word = local["str"]
+    if word.isdigit():
+        fd = int(word)
+    elif passed is None:
+        raise QmpRefusal(f"Invalid file descriptor number '{word}'")
+    elif word not in passed:
+        raise QmpRefusal(f"File descriptor named '{word}' has not been found")
+    else:
+        fd = passed.pop(word)
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        raise QmpRefusal(f"{name}: Can't use file descriptor {fd}: {error.strerror}") from error
+    return fd
+
+
+def set_link(machine: Machine, name: str, *, up: bool) -> None:
+    """Set the link of a backend, or of the interface it is behind, up or down. Raises QmpRefusal."""
+    for backend, netdev in machine.netdevs.items():
+        if name == backend or (netdev["peer"] is not None and netdev["peer"].id == name):
+            netdev["up"] = up
+            return
+    raise QmpRefusal(f"Device '{name}' not found", "DeviceNotFound")
 
 
 def _forward(rule: str) -> tuple[str, int, int, Any]:
@@ -63,6 +106,10 @@ def remove(machine: Machine, name: str) -> None:
         raise QmpRefusal(f"Device '{name}' not found", "DeviceNotFound")
     for _, _, _, end in netdev["forwards"]:
         end.close()
+    if netdev["fd"] is not None:
+        import os
+
+        os.close(netdev["fd"])
     if netdev["peer"] is not None:
         # The interface still shows it.
         machine.gone_netdevs.append((name, netdev))

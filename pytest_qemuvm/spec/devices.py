@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pytest_qemuvm.errors import SpecError, nearest
-from pytest_qemuvm.spec.names import checked_name, existing_file
+from pytest_qemuvm.spec.addresses import checked_mac, parse_address
+from pytest_qemuvm.spec.names import checked_name, existing_file, name_of
 from pytest_qemuvm.spec.properties import NO_PROPERTIES, device_properties
 from pytest_qemuvm.spec.sizes import parse_size
 
@@ -34,7 +35,6 @@ DIMM_BLOCK = 128 * 1024 * 1024
 
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,+-]*")
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")
-_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 
 def one_of(value: object, kinds: object, what: str) -> None:
@@ -125,16 +125,20 @@ class DiskSpec(DeviceSpec):
 
 @dataclass(frozen=True, slots=True)
 class NicSpec(DeviceSpec):
-    """A network interface on user-mode networking, shut off from the world unless asked.
+    """A network interface: on a network of ``network_factory``, or alone on user-mode networking.
 
-    ``forward`` are TCP ports of the guest that the host may reach; QEMU chooses the host's ports, on
-    127.0.0.1 only, and ``vm.port(guest_port)`` tells them. ``outward=True`` lets the guest reach the host's
-    network.
+    On user-mode networking it is shut off from the world unless asked. ``forward`` are TCP ports of the guest
+    that the host may reach; QEMU chooses the host's ports, on 127.0.0.1 only, and ``vm.port(guest_port)``
+    tells them. ``outward=True`` lets the guest reach the host's network.
     """
 
     model: NicModel = "virtio"
+    network: Any = None
+    """A network of ``network_factory``, or its name; None: user-mode networking of its own."""
     mac: str | None = None
     """``"52:54:00:12:34:56"``; left out, an address unique to the VM is chosen."""
+    ip: str | None = None
+    """The address that it is given in its network; left out, the next one that is free."""
     forward: tuple[int, ...] = ()
     outward: bool = False
     properties: Mapping[str, PropertyValue] = NO_PROPERTIES
@@ -143,13 +147,9 @@ class NicSpec(DeviceSpec):
     def __post_init__(self) -> None:
         one_of(self.model, NicModel, "NIC model")
         if self.mac is not None:
-            mac = str(self.mac).lower()
-            if not _MAC.fullmatch(mac):
-                raise SpecError(f"{self.mac!r} is not a MAC address", hint="write '52:54:00:12:34:56'")
-            if int(mac[:2], 16) & 1:
-                raise SpecError(f"{self.mac} is a multicast address, which no interface may have")
-            object.__setattr__(self, "mac", mac)
+            object.__setattr__(self, "mac", checked_mac(self.mac))
         switch(self.outward, "outward")
+        self._check_network()
         given: object = self.forward
         forward = tuple(given) if isinstance(given, Iterable) else (given,)
         for port in forward:
@@ -159,6 +159,18 @@ class NicSpec(DeviceSpec):
             raise SpecError(f"forward={forward!r} names a port twice")
         object.__setattr__(self, "forward", forward)
         self._check_properties("netdev", "mac", "romfile")
+
+    def _check_network(self) -> None:
+        if self.network is not None:
+            object.__setattr__(self, "network", checked_name(name_of(self.network), "network"))
+        if self.ip is not None:
+            object.__setattr__(self, "ip", str(parse_address(self.ip)))
+            if self.network is None:
+                raise SpecError(f"ip={self.ip!r} is an address in a network, and there is no network=")
+        if self.outward and self.network is not None:
+            raise SpecError(
+                "outward= is the network's to say", hint="network_factory(kind='user', outward=True)"
+            )
 
 
 @dataclass(frozen=True, slots=True)

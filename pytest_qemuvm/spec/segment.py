@@ -12,7 +12,6 @@ from pytest_qemuvm.errors import SpecError
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _LABEL = r"[a-z0-9_-]{1,63}"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*", re.IGNORECASE)
 _LONGEST_HOST = 95
@@ -105,29 +104,14 @@ class Addressing:
         return address
 
 
-def checked_mac(value: object) -> str:
-    """Return the MAC address of an interface in lower case. Raises SpecError."""
-    mac = str(value).lower()
-    if not _MAC.fullmatch(mac):
-        raise SpecError(f"{value!r} is not a MAC address", hint="write '52:54:00:12:34:56'")
-    if int(mac[:2], 16) & 1:
-        raise SpecError(f"{value} is a multicast address, which no interface may have")
-    return mac
-
-
-def checked_address(value: object) -> IPv4Address:
-    """Return the IPv4 address of a machine. Raises SpecError."""
-    from ipaddress import AddressValueError, IPv4Address  # noqa: PLC0415  # see Addressing
-
-    try:
-        return IPv4Address(str(value))
-    except AddressValueError as error:
-        raise SpecError(f"{value!r} is not an IPv4 address", str(error), hint="write '10.1.2.3'") from error
+def is_host(value: str) -> bool:
+    """Return whether DNS can have such a name."""
+    return bool(_HOST.fullmatch(value)) and len(value) <= _LONGEST_HOST
 
 
 def checked_host(value: object, what: str) -> str:
     """Return a name that DNS can have, in lower case. Raises SpecError."""
-    if not isinstance(value, str) or not _HOST.fullmatch(value) or len(value) > _LONGEST_HOST:
+    if not isinstance(value, str) or not is_host(value):
         raise SpecError(
             f"{value!r} is not a {what}", hint="letters, digits, '-' and '_', with dots between the parts"
         )

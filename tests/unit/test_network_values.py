@@ -5,7 +5,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 import pytest
 
 from pytest_qemuvm.errors import SpecError
-from pytest_qemuvm.spec.segment import Addressing, Impairment, checked_host, checked_mac
+from pytest_qemuvm.spec.addresses import checked_mac
+from pytest_qemuvm.spec.segment import Addressing, Impairment, checked_host
 
 NAN = float("nan")
 INFINITY = float("inf")

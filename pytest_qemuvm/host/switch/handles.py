@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pytest_qemuvm.errors import HostFileError, InUse
 from pytest_qemuvm.host.switch import frames
@@ -127,6 +127,12 @@ class Capture:
     def frames(self) -> int:
         """How many frames have been written so far."""
         return self._writer.frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, _error: object, _traceback: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Write what is left and close the file. Idempotent. Raises HostFileError if not all was written."""

@@ -14,7 +14,8 @@ from pytest_qemuvm.host.switch.jack import Jack
 from pytest_qemuvm.host.switch.leases import Member
 from pytest_qemuvm.host.switch.stages import Block, Impaired, Partition
 from pytest_qemuvm.host.switch.station import Station
-from pytest_qemuvm.spec.segment import checked_address, checked_host, checked_mac
+from pytest_qemuvm.spec.addresses import checked_mac, parse_address
+from pytest_qemuvm.spec.segment import checked_host
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -199,7 +200,7 @@ class Segment:
         self._ports = self._captures = ()
 
     def _checked_host_address(self, ip: str) -> IPv4Address:
-        address = checked_address(ip)
+        address = parse_address(ip)
         if self.addressing is not None:
             self.addressing.host(address, f"network {self.name}")
         return address

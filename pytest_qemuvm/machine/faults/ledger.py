@@ -1,8 +1,8 @@
 """A fault is an act and its inverse. The ledger has those that last, and heals them in the end.
 
-What breaks something pushes what mends it onto a stack before it acts, as a plug does. ``heal`` runs the stack;
-an act that fails half way is undone at once, and no fault is left. A fault whose machine has ended is over:
-there is nothing left to mend.
+What breaks something pushes what mends it onto a stack before it acts, as a plug does. ``heal`` runs the
+stack; an act that fails half way is undone at once, and no fault is left. A fault whose machine has ended is
+over: there is nothing left to mend.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Act(Protocol):
 
 
 class Fault:
-    """Something that was broken on purpose. It heals at the end of the test, or as a context manager on leaving.
+    """Something that was broken on purpose. It heals with the end of a ``with``, or of the test.
 
     ``what`` says it in one line, as the report does.
     """

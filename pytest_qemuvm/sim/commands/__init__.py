@@ -20,7 +20,7 @@ MODULES = {
     "basic": """query-status query-version query-name query-uuid query-kvm query-target query-commands stop
         cont quit system_reset system_powerdown query-qmp-schema query-command-line-options""",
     "devices": """device_add device_del device-list-properties qom-list-types qom-list qom-get qom-set
-        object-add object-del netdev_add netdev_del query-hotpluggable-cpus query-cpus-fast
+        object-add object-del netdev_add netdev_del set_link query-hotpluggable-cpus query-cpus-fast
         query-memory-devices query-memory-size-summary human-monitor-command query-balloon balloon
         query-iothreads""",
     "host": """query-chardev chardev-add chardev-remove add-fd remove-fd query-fdsets getfd closefd""",
@@ -36,7 +36,7 @@ MODULES = {
         block-job-pause block-job-resume block-job-set-speed""",
 }
 """The commands that each module of this package has."""
-NEED_MONITOR = frozenset({"add-fd", "getfd", "closefd", "chardev-add", "query-qmp-schema"})
+NEED_MONITOR = frozenset({"add-fd", "getfd", "closefd", "chardev-add", "netdev_add", "query-qmp-schema"})
 UNSIGNED = {"object-add": frozenset({"size"})}
 """Members that are unsigned, as far as it was noticed."""
 UNCHECKED = frozenset({"device_add", "query-qmp-schema"})

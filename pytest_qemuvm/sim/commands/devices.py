@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_qemuvm.sim.machine import Machine
+    from pytest_qemuvm.sim.monitor import Monitor
 
 
 def device_add(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -91,9 +92,15 @@ def object_del(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def netdev_add(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
+def netdev_add(machine: Machine, arguments: dict[str, Any], monitor: Monitor) -> dict[str, Any]:
     """Make a network backend."""
-    netdevs.add(machine, arguments)
+    netdevs.add(machine, arguments, monitor.descriptors)
+    return {}
+
+
+def set_link(machine: Machine, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Plug or pull the cable of a network interface."""
+    netdevs.set_link(machine, arguments["name"], up=arguments["up"])
     return {}
 
 

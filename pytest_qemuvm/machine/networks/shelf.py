@@ -1,0 +1,175 @@
+"""All networks of a session, by name, and which NIC is connected to which."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from typing import TYPE_CHECKING
+
+from pytest_qemuvm.devices.nic import backend_of
+from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, SpecError, nearest
+from pytest_qemuvm.host.switch import Switchboard
+from pytest_qemuvm.machine.networks.network import House, Network
+from pytest_qemuvm.machine.networks.wires import NoWire, SegmentWire
+from pytest_qemuvm.plan.identity import mac_address
+from pytest_qemuvm.spec.names import checked_name
+from pytest_qemuvm.spec.network import USER_SUBNET, domain_of
+from pytest_qemuvm.spec.segment import Addressing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import ExitStack
+
+    from pytest_qemuvm.machine.faults.ledger import FaultLedger
+    from pytest_qemuvm.machine.networks.wires import Backend, Wire
+    from pytest_qemuvm.machine.vm import VM
+    from pytest_qemuvm.plan import MachinePlan
+    from pytest_qemuvm.spec.devices import NicSpec
+    from pytest_qemuvm.spec.network import Link, NetworkSpec
+
+
+class NetworkShelf:
+    """All networks of a session."""
+
+    def __init__(
+        self,
+        tag: str,
+        ledger: FaultLedger,
+        find_vm: Callable[[str], VM],
+        require_guest: Callable[[str], None],
+    ) -> None:
+        self._tag = tag
+        self._house = House(ledger, find_vm, require_guest, self._forget)
+        self._switchboard = Switchboard()
+        self._networks: dict[str, tuple[Network, str]] = {}
+        self._lock = threading.Lock()
+
+    def make(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
+        """Make a network. Raises NetworkExists, SpecError."""
+        with self._lock:
+            if name is None:
+                name = next(
+                    word for n in range(len(self._networks) + 1) if (word := f"net{n}") not in self._networks
+                )
+            elif checked_name(name, "network") in self._networks:
+                raise NetworkExists(
+                    f"there is a network {name!r} already", f"made for {self._networks[name][1]}"
+                )
+            subnet = self._subnet(spec)
+            backend, wire = self._wire(name, spec, subnet)
+            network = Network(name, spec, backend, subnet, wire, self._house)
+            self._networks[name] = network, owner
+        return network
+
+    def get(self, name: str) -> Network:
+        """Return a network by name. Raises NetworkNotFound."""
+        with self._lock:
+            if name in self._networks:
+                return self._networks[name][0]
+            known = list(self._networks)
+        raise NetworkNotFound(
+            f"no network {name!r} in this session",
+            hint=nearest(name, known) if known else "make it first: network_factory(name)",
+        )
+
+    def all(self, owner: str | None = None) -> list[Network]:
+        """Return all networks, or those made for an owner."""
+        with self._lock:
+            return [network for network, made_for in self._networks.values() if owner in (None, made_for)]
+
+    def close(self) -> None:
+        """Take all networks down, and end the switch."""
+        for network in self.all():
+            network.discard()
+        self._switchboard.close()
+
+    # NICs
+
+    def connect_all(self, vm: str, nics: Sequence[NicSpec]) -> dict[str, Link]:
+        """Connect the NICs of a VM that is being planned; return how, by their ids.
+
+        Raises NetworkNotFound, SpecError, AddressInUse; then none is connected.
+        """
+        wanted = [
+            (f"nic{index}", nic, self.get(nic.network))
+            for index, nic in enumerate(nics)
+            if nic.network is not None
+        ]
+        self._check_apart(vm, [network for _, _, network in wanted])
+        try:
+            return {
+                name: network.connect(vm, name, nic, nic.mac or mac_address(self._tag, vm, int(name[3:])))
+                for name, nic, network in wanted
+            }
+        except BaseException:
+            self.disconnect(vm)
+            raise
+
+    def connect(self, vm: str, nic: str, spec: NicSpec, mac: str) -> Link | None:
+        """Connect one NIC, in place of what it was connected to; None where its spec names no network."""
+        if spec.network is None:
+            return None
+        network = self.get(spec.network)
+        others = [other for other in self._of(vm) if other is not network]
+        self._check_apart(vm, [*others, network])
+        return network.connect(vm, nic, spec, mac)
+
+    def disconnect(self, vm: str, nic: str | None = None) -> None:
+        """Take a VM's NIC, or all of them, off their networks. Idempotent."""
+        for network in self.all():
+            for joint in network.joints(vm):
+                if nic in (None, joint.nic):
+                    network.disconnect(vm, joint.nic)
+
+    def descriptors(self, vm: str, plan: MachinePlan, stack: ExitStack) -> Mapping[str, int]:
+        """Return what a QEMU that is about to start has its NICs on, by name; closed with the stack."""
+        return {
+            backend_of(nic.id): self.descriptor(vm, nic.id, nic.link, stack)
+            for nic in plan.nics
+            if nic.link is not None and nic.link.passes_descriptor
+        }
+
+    def descriptor(self, vm: str, nic: str, link: Link, stack: ExitStack) -> int:
+        """Return what a NIC is to be on, for one run of QEMU; closed with the stack."""
+        outlet = self.get(link.network).outlet(vm, nic)
+        assert outlet is not None
+        return stack.enter_context(outlet.open()).fileno()
+
+    def _of(self, vm: str) -> list[Network]:
+        return [network for network in self.all() if network.joints(vm)]
+
+    def _check_apart(self, vm: str, networks: Sequence[Network]) -> None:
+        """Raise SpecError where a VM could not know by which NIC to send."""
+        distinct = list(dict.fromkeys(networks))
+        for index, one in enumerate(distinct):
+            for other in distinct[:index]:
+                if one.spec.addressing and other.spec.addressing and one.overlaps(other):
+                    raise SpecError(
+                        f"VM {vm!r} is in two networks with the same addresses: {other!r} and {one!r}",
+                        hint="give them subnets of their own: network_factory(subnet=...)",
+                    )
+
+    # What they are made of
+
+    def _subnet(self, spec: NetworkSpec) -> ipaddress.IPv4Network:
+        """Return the subnet of a network that is being made. The caller holds the lock."""
+        if spec.subnet is not None:
+            return ipaddress.IPv4Network(spec.subnet)
+        if spec.kind == "user":
+            return ipaddress.IPv4Network(USER_SUBNET)
+        taken = [ipaddress.IPv4Network(network.subnet) for network, _ in self._networks.values()]
+        candidates = (ipaddress.IPv4Network((0x0A4D0000 + (n << 8), 24)) for n in range(256))  # 10.77.n.0/24
+        for subnet in candidates:
+            if not any(subnet.overlaps(other) for other in taken):
+                return subnet
+        raise SpecError("no subnet of 10.77.0.0/16 is left", hint="say subnet=, or delete networks")
+
+    def _wire(self, name: str, spec: NetworkSpec, subnet: ipaddress.IPv4Network) -> tuple[Backend, Wire]:
+        if spec.kind == "user":
+            return "user", NoWire()
+        addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
+        return "dgram", SegmentWire(self._switchboard.segment(name, addressing))
+
+    def _forget(self, network: Network) -> None:
+        with self._lock:
+            self._networks.pop(network.name, None)
