@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,9 +180,13 @@ def open_files(pid: int) -> frozenset[str]:
 
 
 def network_devices(tag: str) -> frozenset[str]:
-    """Return the network devices of the host whose alias carries the session's tag."""
+    """Return the network devices of the host whose name or alias carries the session's tag."""
     found = set()
-    for device in os.listdir("/sys/class/net"):  # noqa: PTH208
+    # Asked of the kernel: what lies in /sys is of the network namespace in which that was mounted.
+    for _, device in socket.if_nameindex():
+        if tag in device:
+            found.add(device)
+            continue
         try:
             with open(f"/sys/class/net/{device}/ifalias", encoding="utf-8") as file:  # noqa: PTH123
                 if tag in file.read():

@@ -20,6 +20,7 @@ from pytest_qemuvm.errors import QemuVMError
 from pytest_qemuvm.host.executables import Executables
 from pytest_qemuvm.host.images import grow_image, make_image
 from pytest_qemuvm.host.lease import Lease, Origin
+from pytest_qemuvm.host.links import HostLinks
 from pytest_qemuvm.host.process import LOG_NAME, TAG_VARIABLE, QemuProcess, spawn
 from pytest_qemuvm.host.reaper import Reaper
 from pytest_qemuvm.host.sockets import listen
@@ -73,6 +74,8 @@ class Provisioner:
         self._origin = origin
         self._reaper = Reaper(tag)
         self._lease = Lease(root.parent, tag, origin)
+        self.links = HostLinks(self._reaper)
+        """The network devices of the host that were made."""
         self._lock = threading.Lock()
         self._has_root = False
         self._processes: dict[str, tuple[int, int]] = {}
@@ -196,7 +199,8 @@ class Provisioner:
         """Replace the session's record, which readers see whole, old or new."""
         with self._lock:
             processes = dict(self._processes)
-            content = {"boot": boot_id(), "processes": list(processes.values()), "links": [], **listing}
+            content = {"boot": boot_id(), "processes": list(processes.values()), **listing}
+            content["links"] = list(self.links.names)
             for vm in content.get("vms", ()):
                 vm["process"] = processes.get(vm["name"])
             path = self._root / RECORD

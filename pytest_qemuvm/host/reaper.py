@@ -53,6 +53,13 @@ class Reaper:
         """Have a network interface, such as a TAP, removed as well; to be called before it is made."""
         self._watch(f"N{name}")
 
+    def forget_link(self, name: str) -> None:
+        """Say that a network interface is gone, or was never ours."""
+        with self._lock:
+            self._known.pop(f"N{name}", None)
+            if self._process is not None:
+                self._say(f"n{name}")
+
     def watch_process(self, pid: int, ticks: int) -> None:
         """Have a process ended as well, known by its pid and its start in clock ticks since boot."""
         self._watch(f"P{pid} {ticks}")

@@ -6,6 +6,7 @@ descriptor PIPE it is told what the session has: a letter, a value, a NUL byte e
 =====  ==========================================================================
 ``D``  a directory, before it is made
 ``N``  a network interface, before it is made
+``n``  a network interface that is gone, or was not ours
 ``P``  a process, as ``pid ticks``: ticks is its start since boot, so it is never another one
 ``p``  a process that has ended
 ``L``  the session's lease: the sessions beside it that are dead are cleared away now
@@ -61,6 +62,8 @@ class Told:
             self.directories.append(value)
         elif kind == "N":
             self.links.append(value)
+        elif kind == "n":
+            self.links = [name for name in self.links if name != value]
         elif kind == "L":
             self.lease = value
         elif kind == "B":

@@ -63,6 +63,10 @@ class Books:
         made = (path for template in self._library.all() for path in template.own_files)
         return frozenset((self._audit, *self._provisioner.own_files, *made))
 
+    def own_network_devices(self) -> frozenset[str]:
+        """Return the network devices of the host that the session has."""
+        return frozenset(self._provisioner.links.names)
+
     def own_processes(self) -> frozenset[int]:
         """Return the pids of the session's own helpers: its reaper."""
         return self._provisioner.helpers

@@ -144,7 +144,14 @@ class Harness:
         """VMs that are ready before they are asked for."""
         self.faults = FaultLedger(Timeline(), run.acting)
         """What tests have go wrong in machines and networks."""
-        self._networks = NetworkShelf(self.tag, self.faults, self._register.get, executables.require_guest)
+        self._networks = NetworkShelf(
+            self.tag,
+            self.faults,
+            self._register.get,
+            executables.require_guest,
+            self._provisioner.links,
+            is_real=self.network_mode == "real",
+        )
         self._services = Services(
             self.tag,
             self.root,

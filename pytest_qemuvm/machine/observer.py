@@ -228,6 +228,7 @@ class Observer:
             disk_dir=books.disk_dir,
             files=books.own_files(),
             processes=books.own_processes(),
+            taps=books.own_network_devices(),
         )
 
     def _graph(self, vm: Observed) -> Graph | None:

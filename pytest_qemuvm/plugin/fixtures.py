@@ -94,12 +94,15 @@ class NetworkFactory(Protocol):
         subnet: str | None = None,
         addressing: bool = True,
         outward: bool = False,
+        device: str | None = None,
     ) -> Network:
         """Return a new network, gone when the test ends; VMs are connected by ``nics=[network]``.
 
         ``segment`` is an Ethernet between the test's VMs, which the harness makes without privileges. With
         ``user`` each VM is alone on QEMU's user-mode networking, and ``outward`` lets it reach the host's
-        network. Addresses are of ``subnet``, and are handed out with names unless ``addressing`` is False.
+        network. ``bridge`` and ``tap`` are devices of the host, made where networks are real
+        (``--qemu-network-dry-run=no``); else their VMs are on user-mode networking. Addresses are of
+        ``subnet``, and are handed out unless ``addressing`` is False; ``device`` is a name for the bridge.
         """
 
 
@@ -279,8 +282,9 @@ def _networks(harness: Harness, node: pytest.Item | pytest.Collector) -> Network
         subnet: str | None = None,
         addressing: bool = True,
         outward: bool = False,
+        device: str | None = None,
     ) -> Network:
-        return harness.create_network(name, NetworkSpec(kind, subnet, addressing, outward), owner)
+        return harness.create_network(name, NetworkSpec(kind, subnet, addressing, outward, device), owner)
 
     return make
 

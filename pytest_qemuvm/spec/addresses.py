@@ -18,6 +18,7 @@ LEAST_HOSTS = 29
 """A subnet smaller than /27 has no room for addresses from FIRST_HOST on."""
 
 
+_DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
@@ -29,6 +30,15 @@ def checked_mac(value: object) -> str:
     if int(mac[:2], 16) & 1:
         raise SpecError(f"{value} is a multicast address, which no interface may have")
     return mac
+
+
+def checked_device(value: object) -> str:
+    """Return the name of a network device of the host. Raises SpecError for what Linux does not take."""
+    if not isinstance(value, str) or not _DEVICE.fullmatch(value):
+        raise SpecError(
+            f"{value!r} is not a name for a network device", hint="up to 15 letters, digits, '-', '_' or '.'"
+        )
+    return value
 
 
 def parse_subnet(value: object) -> IPv4Network:

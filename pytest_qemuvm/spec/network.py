@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_qemuvm.errors import SpecError
-from pytest_qemuvm.spec.addresses import parse_subnet
+from pytest_qemuvm.spec.addresses import checked_device, parse_subnet
 from pytest_qemuvm.spec.devices import one_of, switch
 from pytest_qemuvm.spec.segment import is_host
 
@@ -32,6 +32,8 @@ class NetworkSpec:
     """Whether VMs are given addresses and names. False: a bare wire, on which a guest may do that itself."""
     outward: bool = False
     """With ``user``: the guests reach the host's network."""
+    device: str | None = None
+    """With ``bridge``: the name that the bridge is to have on the host; left out, one of the session's."""
 
     def __post_init__(self) -> None:
         one_of(self.kind, NetworkKind, "kind of network")
@@ -41,6 +43,10 @@ class NetworkSpec:
             object.__setattr__(self, "subnet", str(parse_subnet(self.subnet)))
         if self.outward and self.kind != "user":
             raise SpecError(f"outward=True is for kind='user', not {self.kind!r}")
+        if self.device is not None:
+            if self.kind != "bridge":
+                raise SpecError(f"device= names a bridge, and kind is {self.kind!r}")
+            checked_device(self.device)
         if not self.addressing and self.kind == "user":
             raise SpecError("addressing=False is not for kind='user': QEMU hands out addresses there")
 
@@ -69,6 +75,8 @@ class Link:
     """With ``user``: the network that QEMU makes up for the guest."""
     outward: bool = False
     """With ``user``: whether the guest reaches the host's network."""
+    commands: tuple[tuple[str, ...], ...] = ()
+    """What makes it on the host; in a network dry-run what would make it."""
 
     def told(self, mac: str) -> str:
         """Return the word by which the built-in guest is told of it, for the NIC with that MAC address."""

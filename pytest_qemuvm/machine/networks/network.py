@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import AddressInUse, NetworkInUse, NotConnected, SpecError, WaitTimeout
@@ -186,10 +186,12 @@ class Network(NetworkFaults):
             self._joints[vm, nic] = joint = Joint(vm, nic, mac, link, None)
         try:
             joint.outlet = self.wire.connect(f"{vm}/{nic}", mac, ip, vm)
+            if joint.outlet is not None:
+                joint.link = replace(link, commands=joint.outlet.commands)
         except BaseException:
             self.disconnect(vm, nic)
             raise
-        return link
+        return joint.link
 
     def outlet(self, vm: str, nic: str) -> Outlet | None:
         """Return the place of a NIC that is connected."""

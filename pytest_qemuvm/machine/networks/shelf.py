@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import threading
+import warnings
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.nic import backend_of
-from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, SpecError, nearest
+from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, QemuVMWarning, SpecError, nearest
+from pytest_qemuvm.host.links import host_subnets
 from pytest_qemuvm.host.switch import Switchboard
+from pytest_qemuvm.machine.networks.host_wires import DeviceNames, HostWire
 from pytest_qemuvm.machine.networks.network import House, Network
 from pytest_qemuvm.machine.networks.wires import NoWire, SegmentWire
 from pytest_qemuvm.plan.identity import mac_address
@@ -17,15 +20,22 @@ from pytest_qemuvm.spec.network import USER_SUBNET, domain_of
 from pytest_qemuvm.spec.segment import Addressing
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
+    from io import FileIO
 
+    from pytest_qemuvm.host.links import HostLinks
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.networks.wires import Backend, Wire
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.devices import NicSpec
     from pytest_qemuvm.spec.network import Link, NetworkSpec
+
+
+_FIRST_SUBNET = 10 << 24 | 77 << 16
+"""10.77.0.0, of which networks get a /24 each."""
 
 
 class NetworkShelf:
@@ -37,8 +47,15 @@ class NetworkShelf:
         ledger: FaultLedger,
         find_vm: Callable[[str], VM],
         require_guest: Callable[[str], None],
+        links: HostLinks,
+        *,
+        is_real: bool,
     ) -> None:
         self._tag = tag
+        self._links = links
+        self._is_real = is_real
+        """Whether network devices of the host are made."""
+        self._names = DeviceNames(tag)
         self._house = House(ledger, find_vm, require_guest, self._forget)
         self._switchboard = Switchboard()
         self._networks: dict[str, tuple[Network, str]] = {}
@@ -133,7 +150,7 @@ class NetworkShelf:
         """Return what a NIC is to be on, for one run of QEMU; closed with the stack."""
         outlet = self.get(link.network).outlet(vm, nic)
         assert outlet is not None
-        return stack.enter_context(outlet.open()).fileno()
+        return _kept(outlet.open(), stack)
 
     def _of(self, vm: str) -> list[Network]:
         return [network for network in self.all() if network.joints(vm)]
@@ -158,18 +175,36 @@ class NetworkShelf:
         if spec.kind == "user":
             return ipaddress.IPv4Network(USER_SUBNET)
         taken = [ipaddress.IPv4Network(network.subnet) for network, _ in self._networks.values()]
-        candidates = (ipaddress.IPv4Network((0x0A4D0000 + (n << 8), 24)) for n in range(256))  # 10.77.n.0/24
+        if spec.kind != "segment" and self._is_real:
+            taken += host_subnets()
+        candidates = (ipaddress.IPv4Network((_FIRST_SUBNET + (n << 8), 24)) for n in range(256))
         for subnet in candidates:
             if not any(subnet.overlaps(other) for other in taken):
                 return subnet
         raise SpecError("no subnet of 10.77.0.0/16 is left", hint="say subnet=, or delete networks")
 
     def _wire(self, name: str, spec: NetworkSpec, subnet: ipaddress.IPv4Network) -> tuple[Backend, Wire]:
+        if spec.kind == "segment":
+            addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
+            return "dgram", SegmentWire(self._switchboard.segment(name, addressing))
         if spec.kind == "user":
             return "user", NoWire()
-        addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
-        return "dgram", SegmentWire(self._switchboard.segment(name, addressing))
+        if self._is_real:
+            self._links.check_allowed()
+        else:
+            text = f"network {name!r} is user-mode networking and no {spec.kind}: networks are a dry-run"
+            warnings.warn(QemuVMWarning(f"{text} (--qemu-network-dry-run=no makes them)"), stacklevel=6)
+        own = subnet if spec.addressing else None
+        bridge = None if spec.kind == "tap" else spec.device or self._names.take()
+        links = self._links if self._is_real else None
+        return "tap" if links else "user", HostWire(links, self._names, own, bridge)
 
     def _forget(self, network: Network) -> None:
         with self._lock:
             self._networks.pop(network.name, None)
+
+
+def _kept(end: socket.socket | FileIO, stack: ExitStack) -> int:
+    """Return the descriptor of what is closed with the stack."""
+    stack.callback(end.close)
+    return end.fileno()

@@ -8,9 +8,11 @@ from pytest_qemuvm.spec.segment import is_host
 
 if TYPE_CHECKING:
     import socket
+    from io import FileIO
 
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.host.switch import Port, Segment
+    from pytest_qemuvm.plan.links import Words
 
 Backend = Literal["user", "dgram", "tap"]
 
@@ -18,7 +20,12 @@ Backend = Literal["user", "dgram", "tap"]
 class Outlet(Protocol):
     """A NIC's place on a wire. It outlives the runs of its VM."""
 
-    def open(self) -> socket.socket:
+    @property
+    def commands(self) -> tuple[Words, ...]:
+        """What has made it on the host."""
+        ...
+
+    def open(self) -> socket.socket | FileIO:
         """Return what the QEMU of a new run is to send and receive on, to be closed by the caller."""
         ...
 
@@ -41,6 +48,8 @@ class Wire(Protocol):
 
 class SegmentOutlet:
     """A NIC's port of a switch."""
+
+    commands: tuple[Words, ...] = ()
 
     def __init__(self, port: Port) -> None:
         self.port = port
