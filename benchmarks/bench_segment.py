@@ -1,8 +1,8 @@
 """What the switch costs, against two machines that are joined without one; and how exact its delays are.
 
-``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny`` have two
-interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both take turns in one
-run, so that a busy host is busy for both: compare the ratios. ``--sockets`` leaves the VMs out: one process
+``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny`` have
+two interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both take turns in
+one run, so that a busy host is busy for both: compare the ratios. ``--sockets`` leaves the VMs out: one process
 sends frames, another one reads them, directly or through the switch, and the delays are measured.
 """
 
@@ -95,10 +95,12 @@ def sockets(rounds: int) -> bool:
     plain = pair()
     print(f"{'bytes':>8} {'direct/s':>10} {'switch/s':>10} {'ratio':>7}")
     for size in (64, 1514, 65000):
-        rows = [(count(plain[1], size, 0.5, plain[0]), count(ends[1], size, 0.5, ends[0])) for _ in range(rounds)]
+        rows = [
+            (count(plain[1], size, 0.5, plain[0]), count(ends[1], size, 0.5, ends[0])) for _ in range(rounds)
+        ]
         direct, switched = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{size:>8} {direct:>10.0f} {switched:>10.0f} {switched / direct:>7.2f}")
-    exact = all([delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50)])
+    exact = all(delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50))
     board.close()
     return exact
 
@@ -117,8 +119,11 @@ def delay(segment: Segment, ports: list[Port], ends: list[socket.socket], millis
     rule.remove()
     mean, last = statistics.mean(late), late[int(len(late) * 0.99)]
     middle = statistics.median(late)
-    print(f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms")
-    return abs(mean - milliseconds) <= milliseconds * DELAY_BOUND
+    print(
+        f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms"
+    )
+    # The mean is the host's as soon as somebody else takes the processor for long.
+    return abs(middle - milliseconds) <= milliseconds * DELAY_BOUND
 
 
 def lateness(sender: socket.socket, receiver: socket.socket) -> list[float]:
@@ -169,7 +174,9 @@ def throughput(sender: VM, receiver: VM, address: str, megabytes: int) -> float:
     receiver.run("tail -f /dev/null | nc -l -p 5001 >/dev/null 2>&1 &")
     receiver.run("until netstat -ltn | grep -q :5001; do usleep 9999; done")
     began = time.perf_counter()
-    sender.run(f"dd if=/dev/zero bs=64k count={megabytes * 16} 2>/dev/null | nc {address} 5001", timeout=SECONDS)
+    sender.run(
+        f"dd if=/dev/zero bs=64k count={megabytes * 16} 2>/dev/null | nc {address} 5001", timeout=SECONDS
+    )
     return megabytes / (time.perf_counter() - began)
 
 
@@ -190,21 +197,20 @@ def machines(rounds: int, megabytes: int) -> bool:
             port = segment.connect(vm.name, mac(number, 1), address, (f"vm{number}",))
             plug(vm, number, 1, port.take_peer(), address)
             assert segment.probe(address, Deadline.after(SECONDS)) == port.mac
-        rows = []
-        for _ in range(rounds):
-            rows.append(
-                [
-                    (round_trip(one, address), throughput(one, two, address, megabytes))
-                    for address in (f"{DIRECT}.2", f"{SWITCHED}.3")
-                ]
-            )
+        addresses = (f"{DIRECT}.2", f"{SWITCHED}.3")
+        rows = [
+            [(round_trip(one, address), throughput(one, two, address, megabytes)) for address in addresses]
+            for _ in range(rounds)
+        ]
         ratio = statistics.median(switched[1] / direct[1] for direct, switched in rows)
         more = statistics.median(switched[0] - direct[0] for direct, switched in rows)
         print(f"{'':10} {'direct':>8} {'switch':>8}")
         for index, unit in enumerate(("ms RTT", "MB/s TCP")):
             direct, switched = (statistics.median(row[side][index] for row in rows) for side in (0, 1))
             print(f"{unit:10} {direct:>8.2f} {switched:>8.2f}")
-        print(f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})")
+        print(
+            f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})"
+        )
         return ratio >= THROUGHPUT_BOUND and more <= LATENCY_BOUND
 
 
