@@ -1,11 +1,11 @@
 """What the switch costs, against two machines that are joined without one; and how exact its delays are.
 
-``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny`` have
-two interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both take turns in
-one run, so that a busy host is busy for both: compare the ratios. Of the times there and back the quickest
-tells what the switch costs; the median has in it how long three processes wait for a processor of a busy
-host. ``--sockets`` leaves the VMs out: one process sends frames, another one reads them, directly or through
-the switch, and the delays are measured.
+``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny``
+have two interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both
+take turns in one run, so that a busy host is busy for both: compare the ratios. Of the times there and
+back the quickest tells what the switch costs; the median has in it how long three processes wait for a
+processor of a busy host. ``--sockets`` leaves the VMs out: one process sends frames, another one reads
+them, directly or through the switch, and the delays are measured.
 """
 
 from __future__ import annotations
