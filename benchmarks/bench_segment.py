@@ -1,9 +1,11 @@
 """What the switch costs, against two machines that are joined without one; and how exact its delays are.
 
-``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny`` have two
-interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both take turns in one
-run, so that a busy host is busy for both: compare the ratios. ``--sockets`` leaves the VMs out: one process
-sends frames, another one reads them, directly or through the switch, and the delays are measured.
+``python benchmarks/bench_segment.py [--rounds 5] [--megabytes 16] [--sockets]``. Two VMs of ``tiny``
+have two interfaces each: one pair is joined by a bare socket pair, the other through the switch. Both
+take turns in one run, so that a busy host is busy for both: compare the ratios. Of the times there and
+back the quickest tells what the switch costs; the median has in it how long three processes wait for a
+processor of a busy host. ``--sockets`` leaves the VMs out: one process sends frames, another one reads
+them, directly or through the switch, and the delays are measured.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def sockets(rounds: int) -> bool:
         ]
         direct, switched = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"{size:>8} {direct:>10.0f} {switched:>10.0f} {switched / direct:>7.2f}")
-    exact = all([delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50)])
+    exact = all(delay(segment, ports, ends, milliseconds) for milliseconds in (5, 50))
     board.close()
     return exact
 
@@ -119,10 +121,10 @@ def delay(segment: Segment, ports: list[Port], ends: list[socket.socket], millis
     rule.remove()
     mean, last = statistics.mean(late), late[int(len(late) * 0.99)]
     middle = statistics.median(late)
-    print(
-        f"{milliseconds} ms: median {middle:.2f}, mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms"
-    )
-    return abs(mean - milliseconds) <= milliseconds * DELAY_BOUND
+    rest = f"mean {mean:.2f}, 99 % within {last:.2f}, most {late[-1]:.2f} ms"
+    print(f"delay of {milliseconds} ms: median {middle:.2f}, {rest}")
+    # The mean is the host's as soon as somebody else takes the processor for long.
+    return abs(middle - milliseconds) <= milliseconds * DELAY_BOUND
 
 
 def lateness(sender: socket.socket, receiver: socket.socket) -> list[float]:
@@ -159,12 +161,11 @@ def plug(vm: VM, number: int, side: int, peer: socket.socket, address: str) -> N
         vm.run(f"until ip addr show {interface} | grep -q 'inet {address}/'; do usleep 20000; done")
 
 
-def round_trip(vm: VM, address: str) -> float:
-    """Return the milliseconds there and back."""
-    said = vm.run(f"ping -q -c 100 -i 0.01 {address}", timeout=SECONDS).stdout
-    found = re.search(r"= [0-9.]+/([0-9.]+)/", said)
-    assert found is not None, said
-    return float(found[1])
+def round_trip(vm: VM, address: str) -> tuple[float, float]:
+    """Return the milliseconds there and back: the quickest, and the median."""
+    said = vm.run(f"ping -c 100 -i 0.01 {address}", timeout=SECONDS).stdout
+    times = [float(found) for found in re.findall(r"time=([0-9.]+) ms", said)]
+    return min(times), statistics.median(times)
 
 
 def throughput(sender: VM, receiver: VM, address: str, megabytes: int) -> float:
@@ -196,24 +197,21 @@ def machines(rounds: int, megabytes: int) -> bool:
             port = segment.connect(vm.name, mac(number, 1), address, (f"vm{number}",))
             plug(vm, number, 1, port.take_peer(), address)
             assert segment.probe(address, Deadline.after(SECONDS)) == port.mac
-        rows = []
-        for _ in range(rounds):
-            rows.append(
-                [
-                    (round_trip(one, address), throughput(one, two, address, megabytes))
-                    for address in (f"{DIRECT}.2", f"{SWITCHED}.3")
-                ]
-            )
-        ratio = statistics.median(switched[1] / direct[1] for direct, switched in rows)
-        more = statistics.median(switched[0] - direct[0] for direct, switched in rows)
-        print(f"{'':10} {'direct':>8} {'switch':>8}")
-        for index, unit in enumerate(("ms RTT", "MB/s TCP")):
-            direct, switched = (statistics.median(row[side][index] for row in rows) for side in (0, 1))
-            print(f"{unit:10} {direct:>8.2f} {switched:>8.2f}")
-        print(
-            f"throughput {ratio:.2f} of direct (bound {THROUGHPUT_BOUND}), RTT +{more:.2f} ms ({LATENCY_BOUND})"
-        )
-        return ratio >= THROUGHPUT_BOUND and more <= LATENCY_BOUND
+        addresses = (f"{DIRECT}.2", f"{SWITCHED}.3")
+        addresses = (f"{DIRECT}.2", f"{SWITCHED}.3")
+        rows = [
+            [(*round_trip(one, address), throughput(one, two, address, megabytes)) for address in addresses]
+            for _ in range(rounds)
+        ]
+    print(f"{'':14} {'direct':>8} {'switch':>8}")
+    for index, unit in enumerate(("ms, quickest", "ms, median", "MB/s of TCP")):
+        direct, switched = (statistics.median(row[side][index] for row in rows) for side in (0, 1))
+        print(f"{unit:14} {direct:>8.2f} {switched:>8.2f}")
+    ratio = statistics.median(switched[2] / direct[2] for direct, switched in rows)
+    more = min(row[1][0] for row in rows) - min(row[0][0] for row in rows)
+    print(f"throughput {ratio:.2f} of direct, bound {THROUGHPUT_BOUND}")
+    print(f"round trip {more:+.2f} ms, bound {LATENCY_BOUND:+}")
+    return ratio >= THROUGHPUT_BOUND and more <= LATENCY_BOUND
 
 
 def main() -> int:

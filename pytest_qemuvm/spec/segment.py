@@ -59,7 +59,7 @@ class Impairment:
                 f"reorder={self.reorder!r} without a delay: there is nothing under way to be overtaken",
                 hint="add delay=0.01",
             )
-        if self.bandwidth is not None and not 0 < _number(self.bandwidth, "bandwidth") < math.inf:
+        if self.bandwidth is not None and not 1 <= _number(self.bandwidth, "bandwidth") < math.inf:
             raise SpecError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second, from 1")
         seed: object = self.seed
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):

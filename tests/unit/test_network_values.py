@@ -33,6 +33,7 @@ INFINITY = float("inf")
         {"delay": 0.1, "jitter": 0.2},
         {"delay": 0.1, "jitter": -0.1},
         {"bandwidth": 0},
+        {"bandwidth": 1e-300},
         {"bandwidth": -5},
         {"bandwidth": INFINITY},
         {"bandwidth": NAN},

@@ -95,7 +95,7 @@ class Rule:
 
     @property
     def hits(self) -> int:
-        """Frames that it dropped, or changed the way of, so far."""
+        """Frames that it dropped, or changed the way of, so far; one for everybody counts once for each."""
         return self._stage.hits
 
     @property
