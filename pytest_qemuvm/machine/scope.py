@@ -38,7 +38,8 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     """End what was made for an owner: a test's node id, a module's, or ``session``.
 
     Faults heal. What ``hotplug`` and ``attach`` left in VMs that live on is unplugged; in the owner's own VMs
-    it goes with them. Then everything is compared; only then VMs, disks and templates go, and with them what was found.
+    it goes with them. Then everything is compared; only then VMs, disks and templates go, and with them what
+    was found.
     """
     observer = harness.observer
     own = harness.owned_by(owner)
@@ -46,7 +47,10 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     if observer.running and observer.started_by in (None, owner):
         end.attempt(observer.stop)
     for fault in reversed(harness.faults.active(owner=owner)):
-        end.attempt(fault.heal)
+        if fault.revives in own:
+            harness.faults.let_be(fault)  # nobody waits for a boot of what is deleted in a moment
+        else:
+            end.attempt(fault.heal)
     for device in _left_plugged(harness, owner):
         end.attempt(device.unplug)
     if end.checked:
