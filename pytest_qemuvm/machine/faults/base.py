@@ -22,6 +22,11 @@ class FaultsOfOneVM:
     _vm: VM
     _ledger: FaultLedger
 
+    @property
+    def name(self) -> str:
+        """The VM's name."""
+        return self._vm.name
+
     def _guest(self, what: str) -> tuple[Live, AgentChannel]:
         """Return the present run and the channel into its guest.
 
