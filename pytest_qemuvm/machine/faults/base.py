@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import NoChannel, NotRunning, QemuVMError
+from pytest_qemuvm.host.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,9 +40,13 @@ class FaultsOfOneVM:
         return live, live.channel
 
     def _check_guest_up(self, live: Live) -> None:
-        """Wait for a guest that boots; raise VMStateError for one that is paused, panicked or off."""
+        """Wait for a guest that boots, until all its services run.
+
+        Raises VMStateError for one that is paused, panicked or off, and WaitTimeout.
+        """
         live.check_running()
         self._vm.come_up_again(live)
+        live.hotplug.await_settled(Deadline.after(self._vm.spec.boot_timeout))
 
     def _unless_over(self, live: Live, mend: Callable[[], object]) -> None:
         """Mend something, unless QEMU has ended: then there is nothing to be mended."""

@@ -182,9 +182,9 @@ class GuestFaults(FaultsOfOneVM):
         """Unplug one of its processors: the last that was plugged, else one of ``cpus=`` but the first.
 
         Several may go, one by one. Seen by QEMU's list and the guest's number of processors; heals by
-        plugging it again where it was. A QEMU that breaks its own memory over that (TCG before version 10)
-        is not asked: there the guest takes the processor offline, and the report says so. ``timeout`` is in
-        seconds. Raises VMStateError where it is the last, WaitTimeout where the guest keeps it.
+        plugging one again. QEMU's emulator (TCG) does not survive much of that: there the guest takes the
+        processor offline instead, and the report says so. ``timeout`` is in seconds. Raises VMStateError
+        where it is the last, WaitTimeout where the guest keeps it.
         """
         vm = self._vm
         live, channel = self._guest("processors")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_qemuvm.errors import CommandError, UnplugRejected, VMStateError, WaitTimeout
 from pytest_qemuvm.guest import waits
-from pytest_qemuvm.machine.processors import version_that_breaks
+from pytest_qemuvm.machine.processors import emulates
 from pytest_qemuvm.spec.devices import CpuSpec
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def chosen(live: Live, channel: AgentChannel, devices: Iterable[HotDevice], dead
         raise VMStateError(
             f"VM {live.plan.name!r} has one processor left: it cannot go", hint="give it more: cpus=2"
         )
-    if (version := version_that_breaks(live)) is not None:
+    if emulates(live):
         online = channel.run(_ONLINE, deadline=deadline).stdout.split()
         if not online:
             raise VMStateError(f"the guest of {live.plan.name!r} lets none of its processors go")
-        return TakenOffline(channel, max(map(int, online)), version)
+        return TakenOffline(channel, max(map(int, online)))
     plugged = [device for device in devices if isinstance(device.spec, CpuSpec)]
     if plugged:
         return Plugged(live, channel, plugged[-1])
@@ -86,12 +86,13 @@ class Plugged:
 
 @dataclass(slots=True)
 class FromTheStart:
-    """One of the command line: it has no id, so it is named by its path, and comes back without an id."""
+    """One of the command line. It has no id, so it goes by its path; another one comes in its place."""
 
     live: Live
     channel: AgentChannel
     slot: dict[str, Any]
     how: str = "unplugged"
+    gone: bool = False
 
     def take_out(self, deadline: Deadline) -> int:
         """Unplug it; no event tells of its end, so QEMU is asked."""
@@ -114,19 +115,15 @@ class FromTheStart:
                         seconds=deadline.seconds,
                     )
                 pause.wait(_LOOK_SECONDS)
-            hotplug.lost_processor = True
+            self.gone = hotplug.lost_processor = True
             return _await(self.channel, number - 1, deadline)
 
     def put_back(self, deadline: Deadline) -> None:
-        """Plug one like it into its socket."""
-        hotplug = self.live.hotplug
-        with hotplug.turn(deadline):
-            if self._present():
-                return
-            hotplug.await_settled(deadline)
+        """Plug one like it; it belongs to the machine, as the first did, and to no test."""
+        if self.gone:
             number = _number(self.channel, deadline)
-            arguments = {"driver": self.slot["type"], **self.slot["props"]}
-            self.live.qmp.execute("device_add", arguments, timeout=deadline)
+            self.live.hotplug.plug(CpuSpec(), None, deadline).owner = None
+            self.gone = False
             _await(self.channel, number + 1, deadline)
 
     def _present(self) -> bool:
@@ -135,16 +132,11 @@ class FromTheStart:
 
 @dataclass(slots=True)
 class TakenOffline:
-    """One that the guest takes offline, because QEMU cannot let it go without harm."""
+    """One that the guest takes offline, because QEMU cannot let it go without harm to itself."""
 
     channel: AgentChannel
     number: int
-    version: str
-
-    @property
-    def how(self) -> str:
-        """In what way it goes."""
-        return f"offline in the guest: under TCG, QEMU {self.version} breaks over an unplug"
+    how: str = "offline in the guest: QEMU's emulator cannot take it out and in again"
 
     def take_out(self, deadline: Deadline) -> int:
         """Take it offline."""
