@@ -239,9 +239,11 @@ def test_a_panic_is_no_finding_and_heals_by_a_new_start(vm, coherence):
 class TestWatchdog:
     @pytest.mark.qemuvm(devices=[DriverSpec("i6300esb")])
     def test_it_runs_out_and_what_qemu_does_is_undone(self, vm, coherence):
+        jump = vm.faults.clock_jump(1000)
         with vm.faults.watchdog("pause"):
             assert vm.state == "watchdog"
             assert coherence.check() == []
+            jump.heal()  # for which it runs for a moment
         assert vm.state == vm.record.state == "running"
         boot = vm.read_text("/proc/sys/kernel/random/boot_id")
         # A daemon of the guest's own, which would feed it for ever.
@@ -249,11 +251,10 @@ class TestWatchdog:
         with vm.faults.watchdog() as fault:
             assert fault.active
         assert vm.read_text("/proc/sys/kernel/random/boot_id") != boot
-        with vm.faults.watchdog("poweroff"):
-            assert vm.state == vm.record.state == "stopped"
-            assert coherence.check() == []
-            assert len(vm.faults.active) == 1
-        assert vm.run("echo ready").stdout == "ready\n"
+        vm.faults.watchdog("poweroff")
+        assert vm.state == vm.record.state == "stopped"
+        assert coherence.check() == []
+        assert len(vm.faults.active) == 1
 
     def test_one_that_is_not_there(self, tiny):
         with pytest.raises(VMStateError, match="no watchdog"):
@@ -369,12 +370,11 @@ class TestProcessors:
         assert device is None or device.present
         assert coherence.check() == []
 
-    def test_a_boot_meanwhile_brings_it_back_where_the_guest_had_it_offline(self, vm_factory):
-        vm = vm_factory(cpus=2)
-        fault = vm.faults.cpu_unplugged()
-        vm.reset()
+    def test_a_boot_meanwhile_brings_it_back_where_the_guest_had_it_offline(self, tiny):
+        fault = tiny.faults.cpu_unplugged()
+        tiny.reset()
         fault.heal()
-        assert self.number(vm) == 2
+        assert self.number(tiny) == 3
 
 
 @BARE

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.vm import VM
 
 
+STOPPED = ("paused", "watchdog")
+"""QEMU's words for processors that stand still at the word of a fault, or of the test."""
+
+
 class FaultsOfOneVM:
     """The handle of a VM, the ledger, and the common steps."""
 
@@ -77,8 +81,8 @@ class FaultsOfOneVM:
 
     @contextmanager
     def _let_run(self, live: Live) -> Iterator[None]:
-        """Let a guest that is paused run for a moment: nothing can be mended in one that stands still."""
-        paused = live.qmp.execute("query-status")["status"] == "paused"
+        """Let a guest that was stopped run for a moment: nothing can be mended in one that stands still."""
+        paused = live.qmp.execute("query-status")["status"] in STOPPED
         if paused:
             live.qmp.execute("cont")
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import ChannelError, GuestCommandError, SpecError, VMStateError
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
-from pytest_qemuvm.machine.faults.base import FaultsOfOneVM
+from pytest_qemuvm.machine.faults.base import STOPPED, FaultsOfOneVM
 from pytest_qemuvm.machine.faults.clock import checked_jump, jump, set_back
 from pytest_qemuvm.machine.faults.processor import chosen
 from pytest_qemuvm.machine.faults.watchdog import ENDS_RUN, Watchdog, checked_action
@@ -116,7 +116,7 @@ class GuestFaults(FaultsOfOneVM):
                 undo.callback(vm.revive)
             else:
                 undo.callback(self._in_guest_unless_over, live, watchdog.calm)
-            undo.callback(self._unless_over, live, partial(vm.go_on_from, live, ("watchdog",)))
+            undo.callback(self._unless_over, live, partial(vm.go_on_from, live, STOPPED))
             undo.callback(self._unless_over, live, watchdog.set_action_back)
             watchdog.run_out(wanted, deadline)
             return f"WATCHDOG, {wanted}"
