@@ -247,9 +247,15 @@ class TestWatchdog:
         assert vm.state == vm.record.state == "running"
         boot = vm.read_text("/proc/sys/kernel/random/boot_id")
         # A daemon of the guest's own, which would feed it for ever.
-        vm.run("watchdog -T 3 -t 1 /dev/watchdog")
-        with vm.faults.watchdog() as fault:
-            assert fault.active
+        vm.run("watchdog -T 2 -t 1 /dev/watchdog")
+        with vm.faults.watchdog("none"):
+            with pytest.raises(VMStateError, match="already"):
+                vm.faults.watchdog()
+            assert "T" in vm.run("ps -o comm,stat | grep '^watchdog '").stdout
+        assert "T" not in vm.run("ps -o comm,stat | grep '^watchdog '").stdout
+        vm.run("killall watchdog")
+        with vm.faults.watchdog():
+            assert vm.state == "running"
         assert vm.read_text("/proc/sys/kernel/random/boot_id") != boot
         vm.faults.watchdog("poweroff")
         assert vm.state == vm.record.state == "stopped"

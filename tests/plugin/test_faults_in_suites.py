@@ -17,7 +17,11 @@ def test_breaks(shared, vm):
     shared.faults.frozen()
     vm.faults.killed()
 
-def test_finds_it_whole(shared):
+def test_finds_it_whole_and_kills_it(shared):
+    assert shared.state == "running"
+    shared.faults.killed()
+
+def test_finds_it_whole_again(shared):
     assert shared.state == "running"
 
 def test_fails(vm, chaos):
@@ -37,7 +41,7 @@ TITLE = "*what was done to machines and networks*"
 def test_a_failure_shows_what_was_done_and_keeps_it(pytester, run, workers):
     pytester.makepyfile(test_m=SUITE)
     result = run("--qemu-real", "-v", *workers)
-    result.assert_outcomes(passed=2, failed=2)
+    result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(
         [
             "*chaos with seed 7*",

@@ -20,5 +20,7 @@ class Strain:
     """By how much the guest's clock differed from the host's before the first jump, in seconds."""
     jumps: list[float] = field(default_factory=list)
     """By how much it jumped, in seconds."""
+    starved: bool = False
+    """Whether nobody feeds its watchdog: that is no sum, and nothing that can be done twice."""
     boot: str | None = None
     """The boot in which it did: the next one reads the time anew."""

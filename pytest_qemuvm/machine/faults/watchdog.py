@@ -54,7 +54,9 @@ class Watchdog:
         self._begun = False
 
     def check_there(self) -> None:
-        """Raise VMStateError where the machine has none."""
+        """Raise VMStateError where the machine has none, or it has run out already."""
+        if self._live.strain.starved:
+            raise VMStateError(f"the watchdog of VM {self._vm.name!r} has run out already")
         places = ("/machine/peripheral", "/machine/peripheral-anon")
         children = [
             child for place in places for child in self._live.qmp.execute("qom-list", {"path": place})
@@ -71,7 +73,7 @@ class Watchdog:
         self._boot = self._channel.boot_id
         qmp.execute("watchdog-set-action", {"action": action}, timeout=deadline)
         since = qmp.events.last
-        self._begun = True
+        self._begun = self._live.strain.starved = True
         done = self._channel.run(_STARVE, deadline=deadline)
         if not done.ok:
             raise VMStateError(f"the guest of {self._vm.name!r} cannot start its watchdog", done.report())
@@ -91,6 +93,7 @@ class Watchdog:
 
     def calm(self) -> None:
         """Have the guest feed it again, or switch it off; one that has booted since does as it likes."""
+        self._live.strain.starved = False
         if self._begun and self._channel.boot_id == self._boot:
             word = f"kill -CONT {' '.join(self._stopped)}" if self._stopped else "killall -q watchdog"
             self._channel.run(word, deadline=Deadline.after(_CALM_SECONDS))
