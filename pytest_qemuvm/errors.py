@@ -50,6 +50,7 @@
      |         +-- InvalidCommandName (also SpecError), UnknownCommand
      |         +-- InvalidArguments (also SpecError)
      |         +-- CommandBlocked           it reaches outside the VM, or runs programs of the host
+     +-- ChaosError                       faults by chance that could not be begun, or healed
      +-- CoherenceError                   a test left something behind, or records and facts disagree
      +-- NotSupportedInDryRun             only a real machine could answer this
      +-- NeedsSimulator                   only a simulated machine can do this
@@ -641,6 +642,23 @@ class JobFailed(QmpError):
         self.error = error
         self.cancelled = cancelled
         self.stopped = stopped
+
+
+class ChaosError(QemuVMError):
+    """Faults of chaos failed; ``failures`` are their errors, and ``seed`` repeats the run."""
+
+    def __init__(
+        self,
+        brief: str,
+        details: str | None = None,
+        hint: str | None = None,
+        *,
+        seed: int,
+        failures: Sequence[Exception],
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.seed = seed
+        self.failures = tuple(failures)
 
 
 class CoherenceError(QemuVMError):

@@ -44,7 +44,8 @@ class Machine:
     qmp: Qmp | None
     unseen_panic: Callable[[], str | None]
     asked: bool = True
-    """Whether it is asked what it has; one that was told to fail might do so at the question."""
+    """Whether it is asked what it has: one that was told to fail might do so at the question, and one that is
+    frozen does not hear it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,24 @@ class QemuProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; a process that is gone is no error."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        pidfd = self._pidfd
+        if pidfd >= 0:  # closed, which it is after its end only
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, number)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True where a signal has stopped every thread of it, until SIGCONT; False once it has ended."""
+        if self._popen.returncode is not None:  # its pid may be another's by now
+            return False
+        try:
+            states = {
+                _state(f"/proc/{self.pid}/task/{thread}/stat")
+                for thread in os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208
+            }
+        except OSError:
+            return False
+        return states == {b"T"}
 
     def kill(self) -> int:
         """End it for certain and reap it; SIGKILL cannot be refused, so this waits without a deadline."""
@@ -126,6 +142,12 @@ class Stranger:
         if self._pidfd >= 0:
             pidfd, self._pidfd = self._pidfd, -1
             os.close(pidfd)
+
+
+def _state(path: str) -> bytes:
+    """Return the state letter of a thread."""
+    with open(path, "rb") as file:  # noqa: PTH123  # as the other reader of such files
+        return file.read().rpartition(b")")[2].split()[0]
 
 
 def _tail(path: Path) -> str:

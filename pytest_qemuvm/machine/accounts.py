@@ -55,7 +55,7 @@ def machine(vm: VM) -> Machine:
         exit_status=lambda: live.process.status() if live is not None else None,
         qmp=live.qmp if live is not None else None,
         unseen_panic=lambda: vm.unseen_panic,
-        asked=live is not None and not live.fails,
+        asked=live is not None and not live.fails and not live.freezer.frozen,
     )
 
 

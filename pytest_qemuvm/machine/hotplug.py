@@ -248,6 +248,19 @@ class HotPlug:
             error.add_note(f"taking {device.id!r} back: {problem.brief}; it goes with the machine")
         return True
 
+    def plug_again(self, device: HotDevice, deadline: Deadline) -> None:
+        """Plug a device again that was unplugged, where it was; the handle is as good as before.
+
+        For what has no backends, such as a processor.
+        """
+        with self.turn(deadline):
+            self.await_settled(deadline)
+            for step in device.fragment.steps:
+                self.execute(step.plug(), deadline)
+            self.verify_present(device)
+            self.back(device)
+            self._await_guest(device, deadline)
+
     @contextmanager
     def turn(self, deadline: Deadline) -> Iterator[None]:
         """Wait until no other thread plugs or unplugs. Raises WaitTimeout."""

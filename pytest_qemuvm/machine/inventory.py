@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.devices.steps import AddDevice, AddSocketChardev
 from pytest_qemuvm.errors import CommandError, DiskStateError, UnplugRejected, VMStateError
 from pytest_qemuvm.machine.hotdevice import Cdrom
+from pytest_qemuvm.machine.processors import SOUND_SINCE, version_that_breaks
 from pytest_qemuvm.machine.qtest import HeldHands
 from pytest_qemuvm.machine.whereabouts import exact_place
 
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.hotplug import Ledger
     from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.vm import VM
-
-
-SOUND_SINCE = 10
-"""The first version of QEMU whose TCG was seen to let a processor go for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +107,11 @@ class WayBack:
         leaving = any(device.kind.needs == "cpu" for device in self._leaving)
         if not (leaving or self._hotplug.lost_processor):
             return
-        version = self._live.qmp.greeting["version"]["qemu"]
-        accelerator = self._live.plan.argv[self._live.plan.argv.index("-accel") + 1]
-        if accelerator.startswith("tcg") and version["major"] < SOUND_SINCE:
+        version = version_that_breaks(self._live)
+        if version is not None:
             raise VMStateError(
                 f"VM {self._live.plan.name!r} cannot go back over the unplug of a processor: under TCG, QEMU "
-                f"{version['major']}.{version['minor']} breaks its own memory then",
+                f"{version} breaks its own memory then",
                 hint=f"plug processors before the first snapshot, or use KVM or QEMU {SOUND_SINCE}",
             )
 

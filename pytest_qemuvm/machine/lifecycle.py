@@ -13,6 +13,8 @@ from pytest_qemuvm.machine.starting import Starting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_qemuvm.machine.live import Live
+
 STOP_SECONDS = 20.0
 
 
@@ -83,14 +85,8 @@ class Lifecycle(Starting):
             live = self._running()
             if live.plan.guest:
                 live.check_running()
-            deadline = Deadline.after(self.spec.boot_timeout)
-            boot = live.channel.boot_id if live.channel is not None else None
-            since = live.qmp.events.last
-            live.ready = False
-            live.qmp.execute("system_reset", timeout=deadline)
-            live.qmp.wait_event("RESET", since=since, timeout=deadline)
-            live.await_guest(deadline, after_boot=boot)
-            self._set_up()
+            self._press_reset(live)
+            self._come_up_again(live)
 
     def pause(self) -> None:
         """Stop its processors. Raises NotRunning, and VMStateError unless it is running."""
@@ -100,10 +96,7 @@ class Lifecycle(Starting):
     def resume(self) -> None:
         """Let its processors run on. Raises NotRunning, and VMStateError unless it is paused."""
         with self._change("resume"):
-            self._switch("cont", "RESUME", "paused", "running")
-            live = self._running()
-            if live.renewal_due:
-                live.renew(Deadline.after(WAKE_SECONDS))
+            self._resume()
 
     def delete(self) -> None:
         """Stop it, if it runs, and remove it with all its files; its name is free again. Idempotent.
@@ -116,6 +109,7 @@ class Lifecycle(Starting):
             with ExitStack() as stack:
                 stack.callback(self._services.registry.vm_deleted, self)
                 stack.callback(self._prepared.close)
+                stack.callback(self._services.faults.forget, self)
                 if self._live is not None:
                     self._end(self._live, "quit")
             self._uses.end_all()
@@ -162,6 +156,30 @@ class Lifecycle(Starting):
             yield
         finally:
             self._changing.release()
+
+    def _press_reset(self, live: Live) -> None:
+        """Reset the machine, and return when QEMU says that it has been."""
+        self._expect_reboot(live)
+        since = live.qmp.events.last
+        live.qmp.execute("system_reset")
+        live.qmp.wait_event("RESET", since=since)
+
+    def _expect_reboot(self, live: Live) -> None:
+        """Note that the present boot of the guest is about to end."""
+        live.leaving = live.channel.boot_id if live.channel is not None else None
+        live.ready = False
+
+    def _come_up_again(self, live: Live) -> None:
+        """Wait until a guest that was reset is up again; where it is, nothing is done."""
+        if not live.ready:
+            live.await_guest(Deadline.after(self.spec.boot_timeout), after_boot=live.leaving)
+            self._set_up()
+
+    def _resume(self) -> None:
+        self._switch("cont", "RESUME", "paused", "running")
+        live = self._running()
+        if live.renewal_due:
+            live.renew(Deadline.after(WAKE_SECONDS))
 
     def _switch(self, command: str, event: str, before: str, after: str) -> None:
         live = self._running()

@@ -22,6 +22,8 @@ from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
 from pytest_qemuvm.host.provision import NO_FILES
+from pytest_qemuvm.machine.faults.freezer import Freezer
+from pytest_qemuvm.machine.faults.strain import Strain
 from pytest_qemuvm.machine.interrupt import Interrupt
 from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
@@ -76,6 +78,12 @@ class Live:
         """True while the guest is known to answer."""
         self.boots = 0
         """How often it has come up."""
+        self.leaving: str | None = None
+        """The boot that a reset has ended, until the guest is up again."""
+        self.freezer = Freezer(process)
+        """What stops the process itself, and lets it run on."""
+        self.strain = Strain()
+        """What faults have done to the guest that adds up."""
         self.fails = False
         """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
@@ -332,6 +340,7 @@ class Live:
 
     def gentlest_step(self) -> StopStep:
         """Return where the ladder begins: at the power button only where a guest runs that may notice it."""
+        self.freezer.release()
         if not (self.plan.guest and self.ready):
             return "quit"
         try:
@@ -346,6 +355,8 @@ class Live:
         Each step has its own time, and whatever ends the process during it counts as that step.
         """
         ladder: tuple[StopStep, ...] = ("powerdown", "quit", "term", "kill")
+        if first != "kill":
+            self.freezer.release()  # a process that stands still does nothing it is told
         for step in ladder[ladder.index(first) :]:
             if self.process.status() is not None:
                 break

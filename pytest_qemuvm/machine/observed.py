@@ -248,10 +248,6 @@ class Observed:
             self._reap()
             self._recorder.stopped()
 
-    def running(self) -> Live:
-        """Return what exists while it runs; for the harness. Raises NotRunning."""
-        return self._running()
-
     def _running(self) -> Live:
         live = self._live
         if live is None or not live.alive:

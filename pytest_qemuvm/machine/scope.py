@@ -46,7 +46,10 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     if observer.running and observer.started_by in (None, owner):
         end.attempt(observer.stop)
     for fault in reversed(harness.faults.active(owner=owner)):
-        end.attempt(fault.heal)
+        if fault.revives in own:
+            harness.faults.let_be(fault)  # nobody waits for a boot of what is deleted in a moment
+        else:
+            end.attempt(fault.heal)
     for device in _left_plugged(harness, owner):
         end.attempt(device.unplug)
     if end.checked:
@@ -59,17 +62,22 @@ def end_scope(harness: Harness, owner: str, *, is_test: bool) -> EndOfScope:
     # What a test has left in a VM that lives on may hold its disks open.
     lasting = [finding for finding in end.findings if finding.vm not in names]
     end.attempt(lambda: end.remains.update(observer.clean(lasting)))
+    _remove_things(harness, owner, end)
+    harness.faults.timeline.forget(owner)
+    if end.findings:
+        # What could not be cleaned away is not to be the next test's.
+        end.attempt(observer.begin)
+    return end
+
+
+def _remove_things(harness: Harness, owner: str, end: EndOfScope) -> None:
+    """Remove what the owner's VMs needed, now that these are gone."""
     for network in harness.networks_owned_by(owner):
         end.attempt(network.discard)
     for disk in harness.disks_owned_by(owner):
         end.attempt(disk.discard)
     for template in harness.templates_owned_by(owner):
         end.attempt(template.delete)
-    harness.faults.timeline.forget(owner)
-    if end.findings:
-        # What could not be cleaned away is not to be the next test's.
-        end.attempt(observer.begin)
-    return end
 
 
 def _left_plugged(harness: Harness, owner: str) -> list[HotDevice]:

@@ -205,6 +205,7 @@ class Starting(Observed):
         live.snapshots = Snapshots(live, self._run_dir, services.provisioner)
         self._live = self._last = live
         self._recorder.started(live)
+        services.faults.forget(self)  # what it had while it did not run
         services.registry.vm_started(self)
         return live
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.machine.enduring import Enduring
 from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.properties import PropertyValue
 
 
-class VM(Inside, Outside, Moments):
+class VM(Inside, Outside, Moments, Enduring):
     """A virtual machine of a test, made by ``vm_factory``.
 
     Its life is in ``lifecycle``, what a test does in its guest in ``inside``, what it does to it from outside
-    in ``outside``; how it goes back, and goes on twice, in ``moments``.
+    in ``outside``; how it goes back, and goes on twice, in ``moments``; what faults do to it, in
+    ``enduring``.
     """
 
     @property

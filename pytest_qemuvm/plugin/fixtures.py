@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.faults.chaos import Chaos
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.observer import Observer
@@ -228,6 +229,16 @@ def sim_faults(_qemuvm_of_test: Harness) -> Iterator[SimFaults]:
     """Have things go wrong in simulated machines: ``sim_faults(CrashAfter(3))``."""
     yield _qemuvm_of_test.sim_faults
     _qemuvm_of_test.sim_faults.clear()
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest, _qemuvm_of_test: Harness) -> Iterator[Chaos]:
+    """Have faults come and go by chance, from a seed: call it with what begins a fault."""
+    from pytest_qemuvm.machine.faults.chaos import Chaos  # noqa: PLC0415  # few tests have faults by chance
+
+    made = Chaos(_qemuvm_of_test.faults, owner_of(request.node))
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.plugin.state import SessionState
 
 TRANSCRIPT_LINES = 30
+TIMELINE = "timeline.txt"
 _WIDER = {"module_vm_factory": "module", "session_vm_factory": "session"}
 
 
@@ -33,13 +34,11 @@ def complete(
     report.qemuvm_starts = dict(harness.live_templates.take_starts())  # type: ignore[attr-defined]
     if call.when == "teardown":
         return
+    done = _done_to(item, state)
     if report.failed:
         # A LaunchError shows the command line itself, 3,000 characters; a GuestBootError the console's end.
         said = str(call.excinfo.value) if call.excinfo is not None else ""
-        if moments := harness.faults.timeline.of(item.nodeid, *_wider_owners(item)):
-            from pytest_qemuvm.machine.faults.timeline import written  # noqa: PLC0415  # few tests break things
-
-            report.sections.append(("what was done to machines and networks", written(moments)))
+        report.sections.extend(done)
         for vm in vms:
             report.sections.extend((title, text) for title, text in sections(vm) if text not in said)
     keep = state.settings.keep
@@ -48,6 +47,30 @@ def complete(
         shutil.rmtree(directory, ignore_errors=True)
         for vm in vms:
             _keep(vm, directory / vm.name, report, harness.audited(vm.name))
+        _keep_timeline(directory, done, report)
+
+
+def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
+    """Return what was done to machines and networks on the test's request, as sections of a report."""
+    assert state.harness is not None
+    timeline, owners = state.harness.faults.timeline, (item.nodeid, *_wider_owners(item))
+    moments = timeline.of(*owners)
+    if not moments:
+        return []
+    from pytest_qemuvm.machine.faults.timeline import written  # noqa: PLC0415  # few tests break things
+
+    return [*timeline.attached(*owners), ("what was done to machines and networks", written(moments))]
+
+
+def _keep_timeline(target: Path, done: list[tuple[str, str]], report: pytest.TestReport) -> None:
+    """Keep what was done, in one file for all machines."""
+    if not done:
+        return
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / TIMELINE).write_text("".join(f"{title}\n{text}\n\n" for title, text in done))
+    except OSError as error:
+        report.sections.append(("the timeline could not be kept", str(error)))
 
 
 def _keep(vm: VM, target: Path, report: pytest.TestReport, audit: list[dict[str, Any]]) -> None:

@@ -19,7 +19,12 @@ from pytest_qemuvm import errors
 from pytest_qemuvm.cli import _COMMANDS
 from pytest_qemuvm.guest.channel import ExecResult
 from pytest_qemuvm.guest.console import Console
+from pytest_qemuvm.machine.enduring import Enduring
+from pytest_qemuvm.machine.faults.chaos import ChaosRun
+from pytest_qemuvm.machine.faults.facade import VMFaults
+from pytest_qemuvm.machine.faults.ledger import Fault
 from pytest_qemuvm.machine.harness import Harness
+from pytest_qemuvm.machine.lifecycle import Lifecycle
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.plugin import __all__ as fixtures
@@ -176,6 +181,10 @@ POOLED = ("start_ahead", "give_up", "is_pooled", "ahead_of")
 """What only the pool uses of a VM."""
 
 
+ENDURED = {name for name in vars(Enduring) if not name.startswith("_") and not hasattr(Lifecycle, name)}
+"""What only faults use of a VM."""
+
+
 def unnamed(names):
     """Return those that the reference does not name in code's type."""
     text = REFERENCE.read_text()
@@ -204,8 +213,12 @@ def test_the_reference_names_all_that_can_be_said(names):
         (
             VM,
             {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}
-            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on", *POOLED},
+            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on", *POOLED}
+            | ENDURED,
         ),
+        (VMFaults, set()),
+        (Fault, {"aside", "revives", "undo", "turn"}),
+        (ChaosRun, set()),
         (ExecResult, set()),
         (
             Harness,
@@ -228,6 +241,7 @@ def test_the_reference_names_all_that_can_be_said(names):
                 "end",
                 "recordings",
                 "sim_faults",
+                "faults",
             },
         ),
         (Console, {"close"}),

@@ -34,6 +34,8 @@ def instances():
         "error": "No space left on device",
         "cancelled": False,
         "stopped": True,
+        "seed": 7,
+        "failures": ("what failed",),
     }
     for _, cls in inspect.getmembers(errors, inspect.isclass):
         if issubclass(cls, errors.QemuVMError):

@@ -5,21 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.machine.faults.link import LinkFaults
+from pytest_qemuvm.machine.faults.machine import MachineFaults
 
 if TYPE_CHECKING:
     from pytest_qemuvm.machine.faults.ledger import Fault, FaultLedger
     from pytest_qemuvm.machine.vm import VM
 
 
-class VMFaults(LinkFaults):
+class VMFaults(LinkFaults, MachineFaults):
     """The faults of one VM."""
 
     def __init__(self, vm: VM, ledger: FaultLedger) -> None:
         self._vm = vm
         self._ledger = ledger
 
+    def __repr__(self) -> str:
+        return f"<faults of {self._vm.name}: {', '.join(fault.what for fault in self.active) or 'none'}>"
+
     @property
     def active(self) -> tuple[Fault, ...]:
-        """Those of its present run that have not healed."""
-        live = self._vm.live
-        return tuple(self._ledger.active(subject=live)) if live is not None else ()
+        """Those of its present run, or of what has ended it, that have not healed."""
+        return tuple(
+            fault for fault in self._ledger.active() if fault.subject in (self._vm, self._vm.live or self._vm)
+        )

@@ -8,22 +8,29 @@ over: there is nothing left to mend.
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, Self
 
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pytest_qemuvm.machine.faults.timeline import Timeline
+
+_on_behalf_of: ContextVar[str | None] = ContextVar("qemuvm_fault_owner", default=None)
+"""Whom a thread that is not the tests' own acts for."""
 
 
 class Act(Protocol):
     """What breaks something."""
 
     def __call__(self, undo: ExitStack) -> object:
-        """Do it, and see that it has come about; what undoes it goes onto the stack first."""
+        """Do it, and see that it has come about; what undoes it goes onto the stack first.
+
+        A string that is returned says by what it was seen, for the timeline.
+        """
 
 
 class Fault:
@@ -32,12 +39,24 @@ class Fault:
     ``what`` says it in one line, as the report does.
     """
 
-    def __init__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> None:
+    def __init__(
+        self,
+        ledger: FaultLedger,
+        what: str,
+        owner: str,
+        subject: object,
+        aside: Callable[[], AbstractContextManager[object]] | None = None,
+        revives: object = None,
+    ) -> None:
         self.what = what
         self.owner = owner
         """The test, module or session that wanted it."""
         self.subject = subject
         """What it is about: a run of a machine, or a network. When that has ended, so has the fault."""
+        self.aside = aside
+        """What lets others break and mend the same subject, where this fault keeps them from it."""
+        self.revives = revives
+        """The machine that boots anew when it heals: nobody waits for that where it is deleted anyway."""
         self.undo = ExitStack()
         """What mends it; for the ledger."""
         self.turn = threading.Lock()
@@ -81,15 +100,26 @@ class FaultLedger:
         self._active: list[Fault] = []
         self._lock = threading.Lock()
 
-    def inject(self, what: str, subject: object, act: Act, owner: str | None = None) -> Fault:
+    def inject(
+        self,
+        what: str,
+        subject: object,
+        act: Act,
+        owner: str | None = None,
+        *,
+        aside: Callable[[], AbstractContextManager[object]] | None = None,
+        revives: object = None,
+    ) -> Fault:
         """Break something and return the fault, once it has come about. What the act raises comes out of it.
 
         ``subject`` is what has the fault: when it ends, ``forget`` is called with it. Other threads, which
-        act on behalf of no test, name the ``owner``.
+        act on behalf of no test, name the ``owner``. With ``aside`` the fault gives way to others of its
+        subject for as long as they begin or heal; ``revives`` is what boots when it heals.
         """
-        fault = Fault(self, what, owner or self._acting(), subject)
+        fault = Fault(self, what, owner or self.acting, subject, aside, revives)
         try:
-            act(fault.undo)
+            with self.reaching(subject, fault):
+                seen = act(fault.undo)
         except BaseException as error:
             self.timeline.note(fault.owner, f"failed: {what}")
             try:
@@ -99,12 +129,36 @@ class FaultLedger:
             raise
         with self._lock:
             self._active.append(fault)
-        self.timeline.note(fault.owner, f"begun: {what}")
+        how = f" ({seen})" if isinstance(seen, str) else ""
+        self.timeline.note(fault.owner, f"begun: {what}{how}")
         return fault
 
     def note(self, what: str) -> None:
-        """Note an act that has no inverse, such as a reset."""
-        self.timeline.note(self._acting(), what)
+        """Note an act that has no inverse, such as an NMI."""
+        self.timeline.note(self.acting, what)
+
+    @property
+    def acting(self) -> str:
+        """The test, module or session on whose behalf the present thread acts."""
+        return _on_behalf_of.get() or self._acting()
+
+    @contextmanager
+    def acting_for(self, owner: str) -> Iterator[None]:
+        """Have what this thread breaks in the block belong to an owner."""
+        token = _on_behalf_of.set(owner)
+        try:
+            yield
+        finally:
+            _on_behalf_of.reset(token)
+
+    @contextmanager
+    def reaching(self, subject: object, own: Fault | None = None) -> Iterator[None]:
+        """Have the faults of a subject give way that keep others from it, all but one's own."""
+        with ExitStack() as stack:
+            for fault in self.active(subject=subject):
+                if fault.aside is not None and fault is not own:
+                    stack.enter_context(fault.aside())
+            yield
 
     def holds(self, fault: Fault) -> bool:
         """Return whether a fault is active."""
@@ -126,7 +180,8 @@ class FaultLedger:
             if not self.holds(fault):
                 return
             try:
-                fault.undo.close()
+                with self.reaching(fault.subject, fault):
+                    fault.undo.close()
             except BaseException:
                 self.timeline.note(fault.owner, f"not healed: {fault.what}")
                 raise
@@ -136,11 +191,16 @@ class FaultLedger:
                 self._drop(fault)
 
     def forget(self, subject: object) -> None:
-        """Note that what had faults has ended, and they with it."""
+        """Note that what had faults has ended, and they with it; one that is being mended ends with that."""
         for fault in self.active(subject=subject):
-            fault.undo.pop_all()
-            self._drop(fault)
-            self.timeline.note(fault.owner, f"over with what it was about: {fault.what}")
+            if not fault.turn.locked():
+                self.let_be(fault)
+
+    def let_be(self, fault: Fault) -> None:
+        """Leave a fault as it is, and note that it is over."""
+        fault.undo.pop_all()
+        self._drop(fault)
+        self.timeline.note(fault.owner, f"over with what it was about: {fault.what}")
 
     def _drop(self, fault: Fault) -> None:
         with self._lock:

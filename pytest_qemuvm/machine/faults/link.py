@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.faults.base import FaultsOfOneVM
 from pytest_qemuvm.machine.hotdevice import HotDevice
 from pytest_qemuvm.spec.devices import NicSpec
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from pytest_qemuvm.machine.faults.ledger import Fault, FaultLedger
+    from pytest_qemuvm.machine.faults.ledger import Fault
     from pytest_qemuvm.machine.live import Live
-    from pytest_qemuvm.machine.vm import VM
 
 CARRIER_SECONDS = 30.0
 """How long a guest may take to notice; it takes milliseconds."""
 
 
-class LinkFaults:
+class LinkFaults(FaultsOfOneVM):
     """What can go wrong with the NICs of one VM."""
-
-    def __init__(self, vm: VM, ledger: FaultLedger) -> None:
-        self._vm = vm
-        self._ledger = ledger
 
     def link_down(self, nic: HotDevice | int = 0) -> Fault:
         """Pull the cable of a NIC: the guest loses its carrier.
