@@ -8,6 +8,8 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.errors import QemuVMError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -48,6 +50,7 @@ def complete(
         for vm in vms:
             _keep(vm, directory / vm.name, report, harness.audited(vm.name))
         _keep_timeline(directory, done, report)
+        _keep_frames(directory, owners, state, report)
 
 
 def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
@@ -60,6 +63,20 @@ def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
     from pytest_qemuvm.machine.faults.timeline import written  # noqa: PLC0415  # few tests break things
 
     return [*timeline.attached(*owners), ("what was done to machines and networks", written(moments))]
+
+
+def _keep_frames(target: Path, owners: set[str], state: SessionState, report: pytest.TestReport) -> None:
+    """Keep the last frames of each segment, and what was captured, and say where."""
+    assert state.harness is not None
+    for network in (each for owner in owners for each in state.harness.networks_owned_by(owner)):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            kept = network.keep_frames(target)
+        except (OSError, QemuVMError) as error:
+            report.sections.append((f"frames of network {network.name} could not be kept", str(error)))
+            continue
+        if kept and report.failed:
+            report.sections.append((f"network {network.name}: frames", "\n".join(map(str, kept))))
 
 
 def _keep_timeline(target: Path, done: list[tuple[str, str]], report: pytest.TestReport) -> None:

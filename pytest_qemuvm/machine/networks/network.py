@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import shutil
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import AddressInUse, NetworkInUse, NotConnected, SpecError, WaitTimeout
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.networks.faults import NetworkFaults
+from pytest_qemuvm.machine.networks.wires import SegmentWire
 from pytest_qemuvm.spec.addresses import FIRST_HOST
 from pytest_qemuvm.spec.network import Link, domain_of
 
@@ -38,6 +41,8 @@ class House:
     """Return a VM by name."""
     require_guest: Callable[[str], None]
     """Raise NotSupportedInDryRun where no guest really runs."""
+    captures: Path
+    """The directory for what is captured."""
     forget: Callable[[Network], None]
     """Note that a network is gone."""
 
@@ -75,6 +80,7 @@ class Network(NetworkFaults):
         self._subnet = subnet
         self._house = house
         self._joints: dict[tuple[str, str], Joint] = {}
+        self._captures = itertools.count()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -132,13 +138,29 @@ class Network(NetworkFaults):
                     f"in network {self.name!r} {found} answers for {ip}, which is {joint}'s", holder=found
                 )
 
-    def capture(self, path: str | Path, vm: VM | str | None = None) -> Capture:
-        """Write all frames from now on to a pcap file, of the whole segment or of a VM's NICs there.
+    def capture(self, path: str | Path | None = None, vm: VM | str | None = None) -> Capture:
+        """Write all frames from now on to a pcap file, of the whole segment or of a VM's first NIC there.
 
+        Without a path it is kept where a failing test's files are; ``.path`` says where it is meanwhile.
         Ends with ``close()`` of what is returned, a context manager, or with the network. Raises SpecError
         for a network whose frames the harness does not see.
         """
-        return self._capture(path, vm)
+        return self._capture(self._house.captures / self._next_capture() if path is None else path, vm)
+
+    def _next_capture(self) -> str:
+        self._house.captures.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return f"{self.name}-{next(self._captures)}.pcap"
+
+    def keep_frames(self, target: Path) -> list[Path]:
+        """Write the last frames, about a MiB, and what was captured, to a directory; return the files."""
+        if not isinstance(self.wire, SegmentWire):
+            return []
+        last = target / f"{self.name}.pcap"
+        kept = [last] if self.wire.segment.write_recent(last) else []
+        for capture in self._house.captures.glob(f"{self.name}-*.pcap"):
+            kept.append(target / capture.name)
+            shutil.copyfile(capture, kept[-1])
+        return kept
 
     def delete(self) -> None:
         """Take it down. Idempotent. Raises NetworkInUse where VMs are connected to it."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
     from io import FileIO
     from ipaddress import IPv4Network
+    from pathlib import Path
 
     from pytest_qemuvm.host.links import HostLinks
     from pytest_qemuvm.host.switch import Switchboard
@@ -44,6 +45,7 @@ class NetworkShelf:
         find_vm: Callable[[str], VM],
         require_guest: Callable[[str], None],
         links: HostLinks,
+        captures: Path,
         *,
         is_real: bool,
     ) -> None:
@@ -51,7 +53,9 @@ class NetworkShelf:
         self._links = links
         self._is_real = is_real
         """Whether network devices of the host are made."""
-        self._found = ledger, find_vm, require_guest
+        self._found = ledger, find_vm, require_guest, captures
+        self.captures = captures
+        """The directory for what is captured; it is there once something was."""
         self._names: DeviceNames | None = None
         self._switchboard: Switchboard | None = None
         self._networks: dict[str, tuple[Network, str]] = {}
