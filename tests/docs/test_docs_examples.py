@@ -20,7 +20,7 @@ from pytest_qemuvm.cli import _COMMANDS
 from pytest_qemuvm.guest.channel import ExecResult
 from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.machine.enduring import Enduring
-from pytest_qemuvm.machine.faults.chaos import ChaosRun
+from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
 from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.faults.ledger import Fault
 from pytest_qemuvm.machine.harness import Harness
