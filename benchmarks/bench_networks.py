@@ -1,7 +1,7 @@
 """From the request for a segment of three VMs until each of them has had an answer from the next one.
 
-``python benchmarks/bench_networks.py [machines] [rounds]``. The same machines without a network take turns with
-them in one process, so that a busy host is busy for both: what the network costs is the difference.
+``python benchmarks/bench_networks.py [machines] [rounds]``. The same machines without a network take turns
+with them in one process, so that a busy host is busy for both: what the network costs is the difference.
 """
 
 from __future__ import annotations

@@ -95,9 +95,10 @@ class Books:
                 "name": network.name,
                 "kind": network.kind,
                 "subnet": network.subnet,
+                "owner": owner,
                 "vms": {joint.vm: joint.link.ip for joint in network.joints()},
             }
-            for network in self._networks.all()
+            for network, owner in self._networks.with_owners()
         ]
         disks = [
             {

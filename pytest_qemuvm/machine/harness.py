@@ -250,7 +250,9 @@ class Harness:
 
     def create_network(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
         """Make a network; VMs can be connected to it when this returns. Raises NetworkExists, SpecError."""
-        return self._networks.make(name, spec, owner)
+        network = self._networks.make(name, spec, owner)
+        self._publish()
+        return network
 
     def networks_owned_by(self, owner: str) -> list[Network]:
         """Return the networks that were made for an owner."""

@@ -97,6 +97,11 @@ class NetworkShelf:
         with self._lock:
             return [network for network, made_for in self._networks.values() if owner in (None, made_for)]
 
+    def with_owners(self) -> list[tuple[Network, str]]:
+        """Return all networks, each with whom it was made for."""
+        with self._lock:
+            return list(self._networks.values())
+
     def close(self) -> None:
         """Take all networks down, and end the switch."""
         for network in self.all():
