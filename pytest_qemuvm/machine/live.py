@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.process import QemuProcess
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.faults.layers import Layers
     from pytest_qemuvm.machine.hotplug import HotPlug
     from pytest_qemuvm.machine.snapshots import Snapshots
     from pytest_qemuvm.plan import MachinePlan
@@ -95,6 +96,8 @@ class Live:
         """What lets devices go where there is no guest to do it."""
         self.hotplug: HotPlug
         self.snapshots: Snapshots
+        self.layers: Layers
+        """What is put in front of its disks to have them fail."""
 
     @classmethod
     def launch(

@@ -22,6 +22,10 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
         (plan.boot == "disk", "nobody says when a guest on a disk of yours is up"),
         (any(disk.bus == "nvme" for disk in spec.disks), "QEMU cannot save NVMe disks"),
         (any(disk.handle for disk in spec.disks), "a disk of disk_factory has a life of its own"),
+        (
+            any(disk.volatile_cache for disk in spec.disks),
+            "what a volatile cache holds is saved with nothing",
+        ),
         (spec.balloon, "a balloon takes memory away that a clone shares with its template"),
         (bool(spec.args), "args= may hold anything"),
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.machine.faults.disk import DiskFaults
+
 if TYPE_CHECKING:
     from pytest_qemuvm.machine.faults.ledger import Fault, FaultLedger
     from pytest_qemuvm.machine.vm import VM
 
 
-class VMFaults:
+class VMFaults(DiskFaults):
     """The faults of one VM."""
 
     def __init__(self, vm: VM, ledger: FaultLedger) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, overload
 
 from pytest_qemuvm.errors import QemuVMError
 
@@ -72,6 +72,17 @@ class Fault:
             error.add_note(f"besides, {self.what} could not be healed: {problem}")
 
 
+Made = TypeVar("Made", bound=Fault, covariant=True)
+
+
+class Making(Protocol[Made]):
+    """What makes a fault: its class, or one of which more is known."""
+
+    def __call__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> Made:
+        """Return the fault, before anything is broken."""
+        ...
+
+
 class FaultLedger:
     """All faults of a session that are active, in the order in which they began."""
 
@@ -81,13 +92,29 @@ class FaultLedger:
         self._active: list[Fault] = []
         self._lock = threading.Lock()
 
-    def inject(self, what: str, subject: object, act: Act, owner: str | None = None) -> Fault:
+    @overload
+    def inject(self, what: str, subject: object, act: Act, owner: str | None = None) -> Fault: ...
+
+    @overload
+    def inject(
+        self, what: str, subject: object, act: Act, owner: str | None = None, *, kind: Making[Made]
+    ) -> Made: ...
+
+    def inject(
+        self,
+        what: str,
+        subject: object,
+        act: Act,
+        owner: str | None = None,
+        *,
+        kind: Making[Fault] = Fault,
+    ) -> Fault:
         """Break something and return the fault, once it has come about. What the act raises comes out of it.
 
         ``subject`` is what has the fault: when it ends, ``forget`` is called with it. Other threads, which
-        act on behalf of no test, name the ``owner``.
+        act on behalf of no test, name the ``owner``. ``kind`` makes a fault that can tell more of itself.
         """
-        fault = Fault(self, what, owner or self._acting(), subject)
+        fault = kind(self, what, owner or self._acting(), subject)
         try:
             act(fault.undo)
         except BaseException as error:
