@@ -188,6 +188,7 @@ class Starting(Observed):
         warden = services.wardens.of(self.name)
         warden.devices = services.catalogue.devices
         warden.nodeid = self._acting
+        self._caches.begin(self._plan.caches)
         live = Live.launch(
             self._plan, services.provisioner, services.loop, self._run_dir, warden, files, history
         )

@@ -94,8 +94,8 @@ class DiskSpec(DeviceSpec):
     """More properties of QEMU's device: ``{"num-queues": 2, "physical_block_size": 4096}``."""
     on_error: DiskPolicy | None = None
     """What QEMU does when a request fails: ``"report"`` it to the guest, or ``"stop"`` the machine, whose
-    state is ``io-error`` then. None is QEMU's own choice: it stops at a write for which there is no space, and
-    reports all else."""
+    state is ``io-error`` then. None is QEMU's own choice: it stops at a write for which there is no space,
+    and reports all else."""
     volatile_cache: bool = False
     """Whether the drive has a write cache that ``vm.faults.power_cut`` empties; only for disks that a VM is
     started with."""

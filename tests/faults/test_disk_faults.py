@@ -140,7 +140,7 @@ class TestErrors:
                 assert vm.read_text("/mnt/file") == "kept\n"
                 vm.run("mkdir /mnt/lost && sync", check=False)
                 fault.wait_hit()
-                vm.wait_until_succeeds("grep ' /mnt .*[ ,]ro[ ,]' /proc/mounts")
+                vm.wait_until_succeeds("touch /mnt/x 2>&1 | grep 'Read-only file system'")
                 assert vm.read_text("/mnt/file") == "kept\n"
             vm.run("umount /mnt")
 

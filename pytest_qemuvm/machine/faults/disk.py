@@ -12,6 +12,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.disks import Disk
 from pytest_qemuvm.machine.faults.diskfault import DiskFault
 from pytest_qemuvm.machine.faults.layers import Failing, Held, Slow, find_drive, own_node
+from pytest_qemuvm.machine.faults.power import PowerFaults
 from pytest_qemuvm.machine.hotdevice import HotDevice
 from pytest_qemuvm.spec.devices import DiskSpec
 
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from pytest_qemuvm.machine.faults.layers import Effect
-    from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.live import Live
-    from pytest_qemuvm.machine.vm import VM
 
 TURN_SECONDS = 60.0
 """How long another thread's plug or unplug is waited for."""
@@ -38,15 +37,11 @@ _IOTYPES = {
 _CHANGES = ("write", "flush", "discard")
 
 
-class DiskFaults:
+class DiskFaults(PowerFaults):
     """The faults of a VM's disks.
 
     A disk is named by its handle, its id, its serial, or its number among those plugged now.
     """
-
-    def __init__(self, vm: VM, ledger: FaultLedger) -> None:
-        self._vm = vm
-        self._ledger = ledger
 
     def disk_error(
         self,
