@@ -24,7 +24,7 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
         (any(disk.handle for disk in spec.disks), "a disk of disk_factory has a life of its own"),
         (
             any(disk.volatile_cache for disk in spec.disks),
-            "what a volatile cache holds is saved with nothing",
+            "what is in a volatile cache cannot be saved",
         ),
         (spec.balloon, "a balloon takes memory away that a clone shares with its template"),
         (bool(spec.args), "args= may hold anything"),

@@ -307,10 +307,10 @@ import pytest
 from pytest_qemuvm import DiskSpec
 from pytest_qemuvm.errors import NotSupportedInDryRun
 
-BARE = dict(template="bare")
+FAILING_DISKS = [DiskSpec("1M", on_error="stop"), DiskSpec("1M", bus="usb", on_error="report")]
 
-@pytest.mark.qemuvm(disks=[DiskSpec("1M", on_error="stop"), DiskSpec("1M", bus="usb", on_error="report")],
-**BARE) def test_faults(vm, coherence):
+@pytest.mark.qemuvm(template="bare", disks=FAILING_DISKS)
+def test_faults(vm, coherence):
     assert "werror" in " ".join(vm.argv)
     for fault in (vm.faults.disk_error, vm.faults.read_only_disk, vm.faults.hung_disk):
         with pytest.raises(NotSupportedInDryRun):
@@ -320,7 +320,7 @@ BARE = dict(template="bare")
     assert vm.faults.active == ()
     assert coherence.check() == []
 
-@pytest.mark.qemuvm(disks=[DiskSpec("1M", volatile_cache=True)], **BARE)
+@pytest.mark.qemuvm(template="bare", disks=[DiskSpec("1M", volatile_cache=True)])
 def test_cuts(vm_factory):
     with pytest.raises(NotSupportedInDryRun):
         vm_factory()
