@@ -1,6 +1,6 @@
-"""A program that says that data is safe, a drive with a cache, and a power cut: is it?
+"""Two programs that say that data is safe, a drive with a cache, and the power cut that tells which is right.
 
-Two programs keep a record in a file. One writes it past the page cache, sees that the drive has it, and says so. The
+Both keep a record in a file. One writes it past the page cache, sees that the drive has it, and says so. The
 other has the drive flush it first. Both work, day after day, until the power goes.
 """
 
@@ -15,7 +15,7 @@ CAREFUL = "printf %4096s {} | dd of=/mnt/record bs=4096 conv=notrunc,fsync"
 
 @pytest.fixture
 def store(vm_factory):
-    """A machine with a file of records on a drive with a cache."""
+    """Return a machine with a record in a file, on a drive with a cache."""
     vm = vm_factory(disks=[DiskSpec("16M", serial="store", volatile_cache=True)])
     vm.run(f"mke2fs -q {DISK} && mount {DISK} /mnt")
     vm.run(CAREFUL.format("old") + " && sync")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import WaitTimeout
+from pytest_qemuvm.errors import SpecError, WaitTimeout
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.faults.layers import Failing, find_drive, is_of
 from pytest_qemuvm.machine.faults.ledger import Fault
@@ -65,7 +65,8 @@ class DiskFault(Fault):
     @property
     def is_spent(self) -> bool:
         """Whether it was to happen once, and has."""
-        return isinstance(self.effect, Failing) and self.effect.once and self.hits > 0
+        hits = self.hits  # asked for before each change, so that it is known when the fault is over
+        return isinstance(self.effect, Failing) and self.effect.once and hits > 0
 
     @property
     def stopped_machine(self) -> bool:
@@ -73,7 +74,12 @@ class DiskFault(Fault):
         return isinstance(self.effect, Failing) and self._stops() > 0
 
     def wait_hit(self, timeout: float = HIT_SECONDS) -> None:
-        """Wait until a request has failed of it; ``timeout`` in seconds. Raises WaitTimeout."""
+        """Wait until a request has failed of it; ``timeout`` in seconds.
+
+        Raises WaitTimeout, and SpecError for a fault of which nothing fails.
+        """
+        if not self._kinds():
+            raise SpecError(f"of this fault nothing fails: {self.what}")
         deadline = Deadline.after(timeout)
         pause = threading.Event()
         # NVMe disks announce nothing, and QEMU 10 tells of one error a second: its counters are always right.
