@@ -78,14 +78,17 @@ class Caches:
     def begin(self, caches: tuple[CachePlan, ...]) -> None:
         """Make what a run writes to; what the last run wrote is kept. Raises QemuVMError."""
         for cache in caches:
-            if Path(cache.scratch).exists():
-                self._keep(cache)
-            below = self._tops.setdefault(cache.id, cache.kept)
-            plan = ImagePlan(cache.scratch, "qcow2", None, below.path, below.format)
-            with ExitStack() as stack:
-                self._provisioner.make_image(plan, stack)
-                Path(cache.log).write_bytes(b"")
-                stack.pop_all()  # it goes with the VM's directory, as what is kept does
+            try:
+                if Path(cache.scratch).exists():
+                    self._keep(cache)
+                below = self._tops.setdefault(cache.id, cache.kept)
+                plan = ImagePlan(cache.scratch, "qcow2", None, below.path, below.format)
+                with ExitStack() as stack:
+                    self._provisioner.make_image(plan, stack)
+                    Path(cache.log).write_bytes(b"")
+                    stack.pop_all()  # it goes with the VM's directory, as what is kept does
+            except OSError as error:
+                raise QemuVMError(f"the cache of disk {cache.id!r} cannot be made: {error}") from error
 
     def _keep(self, cache: CachePlan) -> None:
         """Have a disk keep all that the last run wrote.

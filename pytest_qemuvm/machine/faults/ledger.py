@@ -72,13 +72,13 @@ class Fault:
             error.add_note(f"besides, {self.what} could not be healed: {problem}")
 
 
-Made = TypeVar("Made", bound=Fault, covariant=True)
+Made_co = TypeVar("Made_co", bound=Fault, covariant=True)
 
 
-class Making(Protocol[Made]):
+class Making(Protocol[Made_co]):
     """What makes a fault: its class, or one of which more is known."""
 
-    def __call__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> Made:
+    def __call__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> Made_co:
         """Return the fault, before anything is broken."""
         ...
 
@@ -97,8 +97,8 @@ class FaultLedger:
 
     @overload
     def inject(
-        self, what: str, subject: object, act: Act, owner: str | None = None, *, kind: Making[Made]
-    ) -> Made: ...
+        self, what: str, subject: object, act: Act, owner: str | None = None, *, kind: Making[Made_co]
+    ) -> Made_co: ...
 
     def inject(
         self,
