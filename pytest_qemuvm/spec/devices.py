@@ -118,13 +118,13 @@ class DiskSpec(DeviceSpec):
                 raise SpecError(f"the image {self.path} brings its own size; leave size= out")
             object.__setattr__(self, "path", existing_file(self.path, "disk image"))
         switch(self.read_only, "read_only")
-        self._check_failing()
         serial: object = self.serial
         if serial is not None and not (isinstance(serial, str) and _SERIAL.fullmatch(serial)):
             raise SpecError(
                 f"{self.serial!r} is not a disk serial", hint="up to 20 letters, digits, '_', '.' or '-'"
             )
         self._check_properties("drive", "serial", *(("werror", "rerror") if self.on_error else ()))
+        self._check_failing()
 
     def _check_failing(self) -> None:
         """Check what is said of errors and power cuts. Raises SpecError."""
@@ -134,6 +134,8 @@ class DiskSpec(DeviceSpec):
                 raise SpecError("on_error: QEMU's NVMe disks always report errors", hint="use another bus")
         if not switch(self.volatile_cache, "volatile_cache"):
             return
+        if self.has_iothread:
+            raise SpecError("volatile_cache: QEMU cannot hold back what a disk with an iothread is asked")
         if self.read_only:
             raise SpecError("volatile_cache: a disk that is only read has nothing to lose")
         if self.handle is not None:
@@ -141,6 +143,11 @@ class DiskSpec(DeviceSpec):
                 "volatile_cache: a disk of disk_factory cannot have one: others read its file after the VM",
                 hint="give the VM a DiskSpec",
             )
+
+    @property
+    def has_iothread(self) -> bool:
+        """Whether its requests are served by a thread of QEMU's of their own."""
+        return any(key.startswith("iothread") for key in self.properties)
 
     @property
     def bytes(self) -> int:

@@ -400,6 +400,19 @@ class TestBadInput:
             assert root(vm, "disk0") != "disk0-fmt"
         assert graph(vm) == before
 
+    def test_a_disk_with_an_iothread_can_fail_and_not_be_slow(self, vm_factory: Callable[..., VM]) -> None:
+        spec = DiskSpec("16M", serial="d", properties={"iothread": "io"})
+        vm = vm_factory(template="bare", disks=[spec], args=("-object", "iothread,id=io"))
+        with vm.faults.disk_error("d"):
+            assert root(vm, "disk0") != "disk0-fmt"
+            with pytest.raises(SpecError):
+                vm.faults.hung_disk("d")
+        with pytest.raises(SpecError):
+            vm.faults.slow_disk("d", iops=5)
+        assert root(vm, "disk0") == "disk0-fmt"
+        with pytest.raises(SpecError):
+            DiskSpec("16M", properties={"iothread": "io"}, volatile_cache=True)
+
     @pytest.mark.qemuvm(template="bare")
     def test_a_disk_that_is_elsewhere_or_a_machine_that_does_not_run(
         self, vm: VM, disk_factory: Callable[..., Disk]
