@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.machine.vm import VM
+    from pytest_qemuvm.spec.devices import DiskBus
 
 BUSES = [DiskSpec("16M", bus=bus, serial=f"on-{bus}") for bus in ("virtio", "scsi", "usb", "nvme")]
 LINK = "$(readlink -f /dev/disk/by-id/*[-_]{})"
@@ -155,11 +156,16 @@ class TestErrors:
 
 
 class TestPolicies:
-    @pytest.mark.qemuvm(disks=[DiskSpec("16M", serial="d", on_error="stop")])
-    def test_a_machine_that_stops_goes_on_and_has_lost_nothing(self, vm: VM, coherence: Observer) -> None:
+    @pytest.mark.parametrize("bus", ["virtio", "scsi", "usb"])
+    def test_a_machine_that_stops_goes_on_and_has_lost_nothing(
+        self, vm_factory: Callable[..., VM], bus: DiskBus, coherence: Observer
+    ) -> None:
+        vm = vm_factory(disks=[DiskSpec("16M", bus=bus, serial="d", on_error="stop")])
+        vm.wait_until_succeeds(f"ls {device('d')}")
         fault = vm.faults.disk_error("d", errno="ENOSPC", on="write")
         writing = Background(vm, write("d", 7, "data"))
         fault.wait_hit()
+        assert fault.hits == 1
         vm.qmp.wait_event("STOP", since=0)
         assert vm.state == "io-error"
         assert coherence.check() == []

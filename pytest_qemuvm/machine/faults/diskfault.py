@@ -59,7 +59,8 @@ class DiskFault(Fault):
         as it was asked for last.
         """
         if self.active and self.device.present:
-            self._last = self._count() - self._before + self._stops()
+            # A request that stopped the machine is counted at once on SCSI and USB, on virtio never.
+            self._last = max(self._count() - self._before, self._stops())
         return self._last
 
     @property
@@ -104,10 +105,7 @@ class DiskFault(Fault):
         return sum(each[key] for each in mine for kind, key in _FAILED.items() if kind in self._kinds())
 
     def _stops(self) -> int:
-        """Return 1 where a request of its kinds stopped the machine and waits to be tried again.
-
-        Such a request has not failed yet, so it is in no counter.
-        """
+        """Return 1 where a request of its kinds stopped the machine and waits to be tried again."""
         drive = find_drive(self._live, self.device)
         if drive is None or drive.get("io-status", "ok") == "ok":
             return 0
