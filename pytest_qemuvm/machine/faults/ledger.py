@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.machine.faults.timeline import Timeline
 
+    Aside = Callable[[], AbstractContextManager[object]]
+
 _on_behalf_of: ContextVar[str | None] = ContextVar("qemuvm_fault_owner", default=None)
 """Whom a thread that is not the tests' own acts for."""
-
-    Aside = Callable[[], AbstractContextManager[object]]
 
 
 class Act(Protocol):
