@@ -79,7 +79,8 @@ def _parts(devices: Iterable[HotDevice], live: Live | None) -> Graph:
         devices=_ids(steps, AddDevice),
         netdevs=_ids(steps, AddNetdev, AddPassedNetdev),
         chardevs=_ids(steps, AddSocketChardev, AddListeningChardev),
-        objects=_ids(steps, AddObject) | (live.layers.objects if live is not None else frozenset()),
+        objects=_ids(steps, AddObject)
+        | (live.layers.objects | live.own_objects if live is not None else frozenset()),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 from contextlib import ExitStack
@@ -90,6 +91,10 @@ class Live:
         """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
+        self.own_objects: set[str] = set()
+        """Ids of QEMU's objects that are the harness's, and no device's."""
+        self.numbers = itertools.count()
+        """For ids that are used once."""
         self.since = 0
         """The number of the last event before the present life of the guest: a restore begins another."""
         self.renewal_due = False

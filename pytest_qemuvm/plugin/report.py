@@ -156,7 +156,8 @@ def keep_files(vm: VM, target: Path, audit: list[dict[str, Any]]) -> bool:
         if vm.console_log is not None:
             (target / "console.txt").write_text(vm.console_log.text)
     (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")
-    for name in ("qemu.log", "firmware.bin"):
+    captures = [path.name for path in vm.run_dir.glob("*.pcap")]
+    for name in ("qemu.log", "firmware.bin", *captures):
         if (vm.run_dir / name).exists():
             shutil.copyfile(vm.run_dir / name, target / name)
     return True

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm import VM
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.networks.network import Network
+    from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.plugin.fixtures import NetworkFactory, VMFactory
 
 
@@ -120,6 +121,25 @@ class TestOnTheWire:
         ends = bytes(map(int, a.ip.split("."))) + bytes(map(int, b.ip.split(".")))
         assert captured.count(ends) >= 3
         assert ends not in (tmp_path / "c.pcap").read_bytes()
+
+    def test_what_passes_one_nic_is_captured(
+        self, three: list[VM], lan: Network, coherence: Observer, tmp_path: Path
+    ) -> None:
+        a, b, _ = three
+        extra = a.hotplug(NicSpec())
+        with a.capture(tmp_path / "a.pcap"), a.capture(nic=extra) as other:
+            assert coherence.check() == []
+            heard(a, b, 2)
+            extra.unplug()
+        assert other.path.parent == a.run_dir
+        ends = bytes(map(int, a.ip.split("."))) + bytes(map(int, b.ip.split(".")))
+        assert (tmp_path / "a.pcap").read_bytes().count(ends) >= 2
+        assert ends not in other.path.read_bytes()
+        assert coherence.check() == []
+        with pytest.raises(SpecError):
+            a.capture(tmp_path / "nowhere" / "a.pcap")
+        with pytest.raises(SpecError):
+            a.capture(nic=3)
 
     def test_a_vm_that_comes_back_after_a_fault(self, three: list[VM], lan: Network) -> None:
         a, b, _ = three
