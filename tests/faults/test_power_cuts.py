@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -105,6 +106,22 @@ class TestWhatIsLeft:
         vm.run(f"echo write through >{cache}; {write(disk, 3, 'through', flushed=False)}")
         assert vm.faults.power_cut().lost == 0
         assert b"through" in content(vm, tmp_path / "flat")
+
+    @pytest.mark.qemuvm(disks=[CACHED])
+    def test_what_was_called_safe_while_much_is_written_is_there(self, vm: VM, tmp_path: Path) -> None:
+        disk = place(vm)
+        saying = write(disk, 0, "$n", flushed=True) + " >/dev/null && echo acked $n >/dev/console"
+        noise = f"dd if=/tmp/busy of={disk} bs=64k seek=16 count=99 oflag=direct conv=notrunc 2>/dev/null"
+        vm.write_text("/tmp/busy", "busy " * 200_000)
+        vm.write_text("/tmp/say", f"n=0; while :; do n=$((n+1)); {saying}; done")
+        vm.write_text("/tmp/noise", f"while :; do {noise}; done")
+        vm.run("for each in say noise; do sh /tmp/$each </dev/null >/dev/null 2>&1 & done")
+        vm.console.expect("acked 5")
+        console = vm.console
+        cut = vm.faults.power_cut()
+        assert cut.flushed >= 5
+        said = max(int(number) for number in re.findall(r"acked (\d+)\s", console.text))
+        assert int(content(vm, tmp_path / "flat")[:BLOCK]) >= said
 
     @pytest.mark.parametrize("bus", ["virtio", "scsi", "usb", "nvme"])
     @pytest.mark.parametrize("form", ["raw", "qcow2"])
