@@ -109,9 +109,9 @@ def machines_of(item: pytest.Item, state: SessionState) -> list[VM]:
 def _wider_owners(item: pytest.Item) -> list[str]:
     names = getattr(item, "fixturenames", ())
     owners = []
-    if "module_vm_factory" in names:
+    if {"module_vm_factory", "module_network_factory"}.intersection(names):
         owners.append(item.nodeid.partition("::")[0])
-    if "session_vm_factory" in names:
+    if {"session_vm_factory", "session_network_factory"}.intersection(names):
         owners.append("session")
     return owners
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_qemuvm import VM
+    from pytest_qemuvm.machine.faults.chaos import Chaos
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.observer import Observer
@@ -224,3 +226,25 @@ class TestBadInput:
         vm.faults.link_down()
         vm.stop()
         assert not qemuvm.faults.active()
+
+
+@pytest.mark.qemuvm(template="bare")
+def test_networks_fail_by_chance_and_again_in_the_same_way(
+    vm_factory: VMFactory, lan: Network, chaos: Chaos, qemuvm: Harness
+) -> None:
+    a, b = vm_factory("a", nics=[lan]), vm_factory("b", nics=[lan])
+    faults = {
+        "parted": partial(lan.partition, a, b),
+        "lossy": partial(lan.impair, loss=0.5, seed=1),
+        "pulled": a.faults.link_down,
+    }
+    turns = []
+    for _ in range(2):
+        run = chaos(faults, seed=3, interval=0.02, duration=0.2)
+        run.wait()
+        turns.append([turn.name for turn in run.turns])
+    assert len(turns[0]) > 3
+    assert turns[0] == turns[1]
+    assert qemuvm.faults.active() == []
+    done = [moment.text for moment in qemuvm.faults.timeline.of("".join(qemuvm.used_by))]
+    assert any("partition of network 'lan': a | b" in text for text in done)
