@@ -230,7 +230,7 @@ class TestBadInput:
 
 @pytest.mark.qemuvm(template="bare")
 def test_networks_fail_by_chance_and_again_in_the_same_way(
-    vm_factory: VMFactory, lan: Network, chaos: Chaos, qemuvm: Harness
+    vm_factory: VMFactory, lan: Network, chaos: Chaos, qemuvm: Harness, request: pytest.FixtureRequest
 ) -> None:
     a, b = vm_factory("a", nics=[lan]), vm_factory("b", nics=[lan])
     faults = {
@@ -246,5 +246,5 @@ def test_networks_fail_by_chance_and_again_in_the_same_way(
     assert len(turns[0]) > 3
     assert turns[0] == turns[1]
     assert qemuvm.faults.active() == []
-    done = [moment.text for moment in qemuvm.faults.timeline.of("".join(qemuvm.used_by))]
+    done = [moment.text for moment in qemuvm.faults.timeline.of(request.node.nodeid)]
     assert any("partition of network 'lan': a | b" in text for text in done)
