@@ -62,6 +62,17 @@ class Remains:
         return True
 
 
+@pytest.fixture(autouse=True)
+def only_what_is_needed(request, monkeypatch):
+    """Have each pytest load this plugin and xdist, and no others that are installed: that is most of its start.
+
+    That it is found by its entry point is shown by those that are marked ``all_plugins``, and by all examples.
+    """
+    if request.node.get_closest_marker("all_plugins") is None:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_qemuvm.plugin,xdist.plugin")
+
+
 @pytest.fixture
 def remains(monkeypatch):
     # Short, as a directory for sockets has to be: pytest's own tmp_path is too long.

@@ -4,6 +4,8 @@ from importlib.metadata import version
 
 import pytest
 
+pytestmark = pytest.mark.all_plugins
+
 BODY = """
 import asyncio
 import os
