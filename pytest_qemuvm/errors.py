@@ -23,6 +23,7 @@
      +-- VMNotFound, DiskNotFound, TemplateNotFound, NetworkNotFound, SnapshotNotFound
      +-- DiskStateError
      |    +-- DiskExists, AlreadyAttached, NotAttached, InUse
+     |    +-- DiskHasFault                a fault of the disk's stands in the way
      +-- ImageModified                    an image of yours changed while it was in use
      +-- TemplateStateError
      |    +-- TemplateExists, TemplateInUse, TemplateModified (also ImageModified)
@@ -316,6 +317,16 @@ class AddressInUse(NetworkStateError):
     ) -> None:
         super().__init__(brief, details, hint)
         self.holder = holder
+
+
+class DiskHasFault(DiskStateError):
+    """The disk has a fault that this cannot be done with; ``fault`` says which."""
+
+    def __init__(
+        self, brief: str, details: str | None = None, hint: str | None = None, *, fault: str
+    ) -> None:
+        super().__init__(brief, details, hint)
+        self.fault = fault
 
 
 class ImageModified(QemuVMError):

@@ -1,4 +1,4 @@
-"""``qemuvm ps``: the VMs and disks of all sessions of the user on this host, and whose they are."""
+"""``qemuvm ps``: the VMs, disks and networks of all sessions of the user on this host, and whose they are."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def table(sessions: list[SeenSession]) -> str:
-    """Return a line for each session, VM and disk, in columns."""
+    """Return a line for each session, VM, disk and network, in columns."""
     lines = [_HEAD, *(line for session in sessions for line in _lines(session))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     return "\n".join(
@@ -59,6 +59,9 @@ def _lines(session: SeenSession) -> Iterator[tuple[str, ...]]:
         yield tag, "vm", vm.name, _number(vm.pid), vm.state, _owner(vm)
     for disk in session.disks:
         yield tag, "disk", disk.name, "-", _disk_state(disk), disk.owner
+    for network in session.networks:
+        vms = ", ".join(f"{name} {ip}" if ip else name for name, ip in network.vms.items()) or "nobody"
+        yield tag, "network", network.name, "-", f"{network.kind} {network.subnet}: {vms}", network.owner
 
 
 def _number(pid: int | None) -> str:

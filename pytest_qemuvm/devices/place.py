@@ -39,3 +39,5 @@ class Image:
 
     path: str
     format: str
+    log: str | None = None
+    """Of a disk with a volatile cache: the file that all writes and flushes are noted in."""

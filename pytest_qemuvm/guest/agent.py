@@ -67,7 +67,7 @@ class Identity:
 
     def words(self) -> list[bytes]:
         """Return the words of a request that gives it to a guest, with the time as it is now."""
-        waking = clock_message(0.0)
+        waking = waker.without_count(clock_message(0.0))
         pairs = (f"{old}={new.words()}".lower().encode() for old, new in self.addresses.items())
         names = (
             (self.hostname, secrets.token_hex(16)) if self.hostname is not None else (_AS_IT_IS, _AS_IT_IS)

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import CapabilityError, NetworkExists, QemuVMError
-from pytest_qemuvm.host.bounded import run_bounded
 from pytest_qemuvm.host.capabilities import may_administer_networks
-from pytest_qemuvm.host.switch import frames
 from pytest_qemuvm.plan.links import removal
 
 if TYPE_CHECKING:
@@ -151,6 +149,8 @@ def ask(device: str, ip: str, deadline: Deadline) -> str | None:
     It asks without an address of its own, as one does who looks whether an address is free (RFC 5227). Raises
     QemuVMError where the device cannot be listened on.
     """
+    from pytest_qemuvm.host.switch import frames  # noqa: PLC0415  # 5 ms that only a network should cost
+
     wanted = socket.inet_aton(ip)
     try:
         line = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(frames.ARP))
@@ -175,6 +175,8 @@ def ask(device: str, ip: str, deadline: Deadline) -> str | None:
 
 def _run(command: Words) -> None:
     """Run a command of iproute2's. Raises CapabilityError, QemuVMError."""
+    from pytest_qemuvm.host.bounded import run_bounded  # noqa: PLC0415  # as in ask()
+
     try:
         done = run_bounded(command, seconds=IP_SECONDS)
     except OSError as error:

@@ -55,6 +55,18 @@ class SeenDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenNetwork:
+    """A network of a session."""
+
+    name: str
+    kind: str
+    subnet: str
+    owner: str
+    vms: dict[str, str | None]
+    """Addresses by the names of the VMs that are connected; None where nobody has given one."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeenSession:
     """A session that has a lease."""
 
@@ -70,6 +82,7 @@ class SeenSession:
     """When it began, in seconds since the epoch."""
     vms: tuple[SeenVM, ...]
     disks: tuple[SeenDisk, ...]
+    networks: tuple[SeenNetwork, ...] = ()
     mode: str | None = None
     """``real`` or ``dry-run``; None before it had anything."""
 
@@ -99,6 +112,7 @@ def _session(root: Path, tag: str) -> SeenSession | None:
         since=says.get("since"),
         vms=tuple(_vms(record)),
         disks=disks_of(record),
+        networks=tuple(SeenNetwork(**network) for network in record.get("networks", ())),
         mode=record.get("mode"),
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.steps import Step
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.hotdevice import HotDevice
+    from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.vm import VM
 
 
@@ -40,7 +41,7 @@ def vm_entry(vm: VM, *, changing: bool) -> VMEntry:
         process=(live.process.pid, live.process.ticks) if live is not None else None,
         changing=changing,
         run_dir=vm.run_dir,
-        plugged=_parts(devices, live.snapshots.nodes if live is not None else ()),
+        plugged=_parts(devices, live),
         sockets=frozenset(sockets),
     )
 
@@ -65,10 +66,10 @@ def disk_entry(disk: Disk) -> DiskEntry:
     return DiskEntry(disk.name, disk.path, state, disk.record.holder)
 
 
-def _parts(devices: Iterable[HotDevice], own_nodes: Iterable[str]) -> Graph:
-    """Return what the harness has told QEMU to have: for these devices, and block nodes for itself."""
+def _parts(devices: Iterable[HotDevice], live: Live | None) -> Graph:
+    """Return what the harness has told QEMU to have: for these devices, for snapshots and for faults."""
     steps: list[Step] = []
-    nodes = set(own_nodes)
+    nodes = set(live.snapshots.nodes | live.layers.nodes) if live is not None else set()
     for device in devices:
         steps += device.fragment.steps
         if isinstance(device, Cdrom):
@@ -78,7 +79,8 @@ def _parts(devices: Iterable[HotDevice], own_nodes: Iterable[str]) -> Graph:
         devices=_ids(steps, AddDevice),
         netdevs=_ids(steps, AddNetdev, AddPassedNetdev),
         chardevs=_ids(steps, AddSocketChardev, AddListeningChardev),
-        objects=_ids(steps, AddObject),
+        objects=_ids(steps, AddObject)
+        | (live.layers.objects | live.own_objects if live is not None else frozenset()),
     )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.disks import Disk
     from pytest_qemuvm.machine.library import TemplateLibrary
+    from pytest_qemuvm.machine.networks.shelf import NetworkShelf
     from pytest_qemuvm.machine.shelf import DiskShelf
     from pytest_qemuvm.machine.vm import VM
 
@@ -21,16 +22,16 @@ class Books:
 
     def __init__(
         self,
-        tag: str,
         root: Path,
         vms: Callable[[], list[VM]],
         still: AbstractContextManager[object],
         shelf: DiskShelf,
         library: TemplateLibrary,
         provisioner: Provisioner,
+        networks: NetworkShelf,
         audit: Path,
     ) -> None:
-        self.tag = tag
+        self.tag = root.name
         self.root = root
         self.vms = vms
         """Return all VMs, those that wait for somebody among them."""
@@ -39,6 +40,7 @@ class Books:
         self._shelf = shelf
         self._library = library
         self._provisioner = provisioner
+        self._networks = networks
         self._audit = audit
 
     @property
@@ -59,9 +61,10 @@ class Books:
         }
 
     def own_files(self) -> frozenset[Path]:
-        """Return the session's own files in its directory: record, audit, what templates have."""
+        """Return the session's own files in its directory: record, audit, captures, what templates have."""
         made = (path for template in self._library.all() for path in template.own_files)
-        return frozenset((self._audit, *self._provisioner.own_files, *made))
+        captures = self._networks.captures.glob("*")
+        return frozenset((self._audit, *self._provisioner.own_files, *captures, *made))
 
     def own_network_devices(self) -> frozenset[str]:
         """Return the network devices of the host that the session has."""
@@ -87,6 +90,16 @@ class Books:
             }
             for vm, owner, test in started
         ]
+        networks = [
+            {
+                "name": network.name,
+                "kind": network.kind,
+                "subnet": network.subnet,
+                "owner": owner,
+                "vms": {joint.vm: joint.link.ip for joint in network.joints()},
+            }
+            for network, owner in self._networks.with_owners()
+        ]
         disks = [
             {
                 "name": disk.name,
@@ -102,5 +115,6 @@ class Books:
             "mode": self._provisioner.mode,
             "vms": vms,
             "disks": disks,
+            "networks": networks,
             "rules": rules,
         }

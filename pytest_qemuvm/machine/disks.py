@@ -141,7 +141,10 @@ class Disk:
             self.record.size = wanted
 
     def _resize_attached(self, vm: VM, device: HotDevice, size: int, timeout: float) -> None:
-        command = {"node-name": format_node(device.id), "size": size}
+        live = vm.live
+        # Of what is in front of it, only the uppermost node tells the device.
+        node = live.layers.top(device) if live is not None else format_node(device.id)
+        command = {"node-name": node, "size": size}
         vm.monitor.execute("block_resize", command, timeout=timeout)
         if vm.plan.guest and vm.has_guest and vm.state == "running":
             link = f"/dev/disk/by-id/*[-_]{self.serial}"

@@ -150,6 +150,7 @@ class Harness:
             self._register.get,
             executables.require_guest,
             self._provisioner.links,
+            self.root / "captures@",
             is_real=self.network_mode == "real",
         )
         self._services = Services(
@@ -169,13 +170,13 @@ class Harness:
         self.kinds_of_findings = known_kinds(extensions.rules)
         """Every kind of finding that a check may come to."""
         self._books = Books(
-            self.tag,
             self.root,
             self._register.all,
             self.pool.still,
             self._shelf,
             self._library,
             self._provisioner,
+            self._networks,
             self._audit.path,
         )
         self.observer = Observer(self._books, extensions.rules, extensions.collectors)
@@ -249,7 +250,9 @@ class Harness:
 
     def create_network(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
         """Make a network; VMs can be connected to it when this returns. Raises NetworkExists, SpecError."""
-        return self._networks.make(name, spec, owner)
+        network = self._networks.make(name, spec, owner)
+        self._publish()
+        return network
 
     def networks_owned_by(self, owner: str) -> list[Network]:
         """Return the networks that were made for an owner."""

@@ -349,6 +349,7 @@ class HotPlug:
                 self._shells.append(device)
                 device.plugged = False
                 return
+            self._live.layers.heal(device)
             if device in self._devices:
                 self._look_at_last(device)
                 self.departure.part(device, deadline)

@@ -185,6 +185,7 @@ class WayBack:
         for device in devices:
             if not _can_be_dropped(device):
                 raise UnplugRejected(f"{device.id!r} goes only by its guest's leave", device=device.id)
+            self._live.layers.heal(device)
             try:
                 qmp.execute("device_del", {"id": device.id}, timeout=deadline)
             except CommandError as error:

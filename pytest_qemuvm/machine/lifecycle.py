@@ -5,14 +5,17 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import AlreadyRunning, VMStateError
+from pytest_qemuvm.errors import AlreadyRunning, SpecError, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.caches import checked_cut
 from pytest_qemuvm.machine.live import WAKE_SECONDS
 from pytest_qemuvm.machine.starting import Starting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_qemuvm.host.write_log import Keep
+    from pytest_qemuvm.machine.caches import PowerCut
     from pytest_qemuvm.machine.live import Live
 
 STOP_SECONDS = 20.0
@@ -68,6 +71,20 @@ class Lifecycle(Starting):
         """End QEMU by SIGKILL, as a power cut would. Raises NotRunning."""
         with self._change("kill"):
             self._end(self._running(), "kill")
+
+    def cut_power(self, keep: Keep, seed: int | None) -> PowerCut:
+        """Cut its power; see ``vm.faults.power_cut``."""
+        keep, seed = checked_cut(keep, seed)
+        with self._change("cut the power of"):
+            live = self._running()
+            if not live.plan.caches:
+                raise SpecError(
+                    f"no disk of VM {self.name!r} has a volatile cache: a power cut would lose nothing",
+                    hint="DiskSpec(..., volatile_cache=True) has one; kill() ends QEMU at once",
+                )
+            live.sever()
+            self._end(live, "kill")
+            return self._caches.cut(live.plan.caches, keep, seed)
 
     def restart(self) -> None:
         """Stop it, if it runs, and start it anew with the same disks; valid after a kill from outside."""

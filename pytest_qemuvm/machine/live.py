@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 from contextlib import ExitStack
@@ -23,6 +24,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, NOT_MODELLED
 from pytest_qemuvm.host.provision import NO_FILES
 from pytest_qemuvm.machine.faults.freezer import Freezer
+from pytest_qemuvm.machine.faults.layers import Held
 from pytest_qemuvm.machine.faults.strain import Strain
 from pytest_qemuvm.machine.interrupt import Interrupt
 from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.loop import LoopThread
     from pytest_qemuvm.host.process import QemuProcess
     from pytest_qemuvm.host.provision import Provisioner
+    from pytest_qemuvm.machine.faults.layers import Layers
     from pytest_qemuvm.machine.hotplug import HotPlug
     from pytest_qemuvm.machine.snapshots import Snapshots
     from pytest_qemuvm.plan import MachinePlan
@@ -88,6 +91,10 @@ class Live:
         """True for one that was told to fail at something: it is asked only what must be asked."""
         self.panic_seen = False
         """True once the test was told that the guest panicked."""
+        self.own_objects: set[str] = set()
+        """Ids of QEMU's objects that are the harness's, and no device's."""
+        self.numbers = itertools.count()
+        """For ids that are used once."""
         self.since = 0
         """The number of the last event before the present life of the guest: a restore begins another."""
         self.renewal_due = False
@@ -103,6 +110,8 @@ class Live:
         """What lets devices go where there is no guest to do it."""
         self.hotplug: HotPlug
         self.snapshots: Snapshots
+        self.layers: Layers
+        """What is put in front of its disks to have them fail."""
 
     @classmethod
     def launch(
@@ -337,6 +346,23 @@ class Live:
         state = self.qmp.execute("query-status")["status"]
         if state != "running":
             raise VMStateError(f"VM {self.plan.name!r} is {state}, not running", hint="resume() it first")
+
+    def sever(self) -> None:
+        """Have nothing reach the disks with volatile caches any more: their power is about to be cut.
+
+        What was on its way has arrived then, and is in their logs; the guest gets no answer to what it asks
+        after. Without it, requests under way when QEMU is killed would leave holes in the logs, and stopping
+        the machine first would flush. Raises QmpError; then the disks are as they were.
+        """
+        ids = {cache.id for cache in self.plan.caches}
+        deadline = Deadline.after(STEP_SECONDS["quit"])
+        with self.hotplug.turn(deadline), ExitStack() as undo:
+            for device in self.hotplug.devices:
+                if device.id in ids:
+                    held = Held()
+                    undo.callback(self.layers.take, device, held)
+                    self.layers.put(device, held)
+            undo.pop_all()
 
     def gentlest_step(self) -> StopStep:
         """Return where the ladder begins: at the power button only where a guest runs that may notice it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import QemuVMError, QmpDisconnected, RestoreFailed, VMStateError
+from pytest_qemuvm.errors import CannotSave, QemuVMError, QmpDisconnected, RestoreFailed, VMStateError
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.duplicate import duplicate
 from pytest_qemuvm.machine.inventory import WayBack, take_inventory
@@ -46,6 +46,7 @@ class Moments(Lifecycle):
         with self._change("snapshot"):
             live = self._running()
             live.snapshots.check_free(name)
+            _check_savable(live)
             state = self._standing()
             with live.hotplug.turn(deadline):
                 if state == "running":
@@ -108,6 +109,7 @@ class Moments(Lifecycle):
         with self._change("clone"):
             live = self._running()
             live.check_running()
+            _check_savable(live)
             return duplicate(self._as_vm(), live, name, self._services, deadline)
 
     # How it is done
@@ -142,6 +144,16 @@ class Moments(Lifecycle):
                 error.details,
                 "it stands still; restart() or delete() it",
             ) from error
+
+
+def _check_savable(live: Live) -> None:
+    """Raise CannotSave where a disk has a volatile cache: its log tells of the way here, and of no other."""
+    if live.plan.caches:
+        raise CannotSave(
+            f"disk {live.plan.caches[0].id!r} of VM {live.plan.name!r} has a volatile cache",
+            "its writes are noted from the start of the machine on, in their order",
+            "leave volatile_cache=True out where snapshots or clones are made",
+        )
 
 
 @contextmanager

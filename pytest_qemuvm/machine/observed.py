@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import NotConnected, NotRunning, QmpDisconnected
+from pytest_qemuvm.machine.caches import Caches
 from pytest_qemuvm.machine.record import Recorder
 from pytest_qemuvm.machine.uses import Uses
 
@@ -67,6 +68,7 @@ class Observed:
         self._memory = memory
         """The file that its memory is to be in; None: what QEMU allocates, or a live template's."""
         self._uses = Uses(name, services.provisioner.sources)
+        self._caches = Caches(services.provisioner)
         self._run_dir = services.root / name
         self._live: Live | None = None
         self._last: Live | None = None

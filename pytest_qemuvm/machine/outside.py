@@ -20,6 +20,7 @@ from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.keys import chord, keys_for
 from pytest_qemuvm.machine.lifecycle import Lifecycle
+from pytest_qemuvm.machine.nics import NicCapture, find_nic
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -84,6 +85,24 @@ class Outside(Lifecycle):
     def plug(self, spec: DeviceSpec, image: Image | None, timeout: float) -> HotDevice:
         """Plug a device; a disk on an image that is there already, if one is given."""
         return self._running().hotplug.plug(spec, image, Deadline.after(timeout))
+
+    def capture(self, path: str | os.PathLike[str] | None = None, *, nic: HotDevice | int = 0) -> NicCapture:
+        """Write all frames that pass through a NIC, from now on and both ways, to a pcap file.
+
+        ``nic`` is its number, or what ``hotplug`` gave. Without a path it is kept where a failing test's
+        files are; ``.path`` says where it is meanwhile. Ends with ``close()`` of what is returned, a context
+        manager, or with the NIC. Raises NotRunning, SpecError.
+        """
+        live = self._running()
+        device = find_nic(live, nic)
+        target = (
+            Path(path).absolute()
+            if path is not None
+            else self.run_dir / f"{device.id}-{next(live.numbers)}.pcap"
+        )
+        if not target.parent.is_dir():
+            raise SpecError(f"no directory {target.parent} for the capture")
+        return NicCapture(live, device, target)
 
     def balloon(self, size: int | str, *, timeout: float = BALLOON_SECONDS) -> None:
         """Have the guest keep so much of its memory and give the rest back; ``size`` is what it keeps.

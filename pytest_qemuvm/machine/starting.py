@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import NotRunning, QemuVMError, QemuVMWarning
 from pytest_qemuvm.guest.agent import Address, Identity
 from pytest_qemuvm.host.deadline import Deadline
+from pytest_qemuvm.machine.faults.layers import Layers
 from pytest_qemuvm.machine.hotplug import HotPlug
 from pytest_qemuvm.machine.live import WAKE_SECONDS, Live
 from pytest_qemuvm.machine.observed import Observed
@@ -188,6 +189,7 @@ class Starting(Observed):
         warden = services.wardens.of(self.name)
         warden.devices = services.catalogue.devices
         warden.nodeid = self._acting
+        self._caches.begin(self._plan.caches)
         with ExitStack() as handed_over:
             ends = services.networks.descriptors(self.name, self._plan, handed_over)
             live = Live.launch(
@@ -203,6 +205,7 @@ class Starting(Observed):
         live.on_close(partial(services.faults.forget, live))
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         live.snapshots = Snapshots(live, self._run_dir, services.provisioner)
+        live.layers = Layers(live)
         self._live = self._last = live
         self._recorder.started(live)
         services.faults.forget(self)  # what it had while it did not run

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.machine.enduring import Enduring
-from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.hotdevice import UNPLUG_SECONDS
 from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.inside import Inside
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_qemuvm.machine.disks import Disk
+    from pytest_qemuvm.machine.faults.facade import VMFaults
     from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.spec.devices import DiskBus
     from pytest_qemuvm.spec.properties import PropertyValue
@@ -34,6 +34,8 @@ class VM(Inside, Outside, Moments, Enduring):
     @property
     def faults(self) -> VMFaults:
         """What can be made to go wrong in it; each heals itself at the end of the test at the latest."""
+        from pytest_qemuvm.machine.faults.facade import VMFaults  # noqa: PLC0415  # few tests break things
+
         return VMFaults(self, self._services.faults)
 
     def _start(self) -> None:

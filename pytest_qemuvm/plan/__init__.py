@@ -4,6 +4,7 @@ from pytest_qemuvm.plan.machine import plan_machine
 from pytest_qemuvm.plan.model import (
     MONITOR,
     RAM,
+    CachePlan,
     ImagePlan,
     MachinePlan,
     PlannedDevice,
@@ -15,6 +16,7 @@ from pytest_qemuvm.plan.model import (
 __all__ = [
     "MONITOR",
     "RAM",
+    "CachePlan",
     "ImagePlan",
     "MachinePlan",
     "PlannedDevice",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.place import Image
-from pytest_qemuvm.plan.model import ImagePlan
+from pytest_qemuvm.plan.model import CachePlan, ImagePlan
 
 if TYPE_CHECKING:
     from pytest_qemuvm.spec.devices import DiskSpec
@@ -20,3 +20,9 @@ def image_for(spec: DiskSpec, stem: str) -> tuple[Image, tuple[ImagePlan, ...]]:
         return Image(str(spec.path), spec.format), ()
     overlay = Image(f"{stem}.overlay.qcow2", "qcow2")
     return overlay, (ImagePlan(overlay.path, "qcow2", None, str(spec.path), spec.format),)
+
+
+def cache_for(name: str, kept: Image, stem: str) -> tuple[Image, CachePlan]:
+    """Return what QEMU opens for a disk with a volatile cache, and the plan of that cache."""
+    plan = CachePlan(name, kept, f"{stem}.cache.qcow2", f"{stem}.writes")
+    return Image(plan.scratch, "qcow2", plan.log), plan

@@ -21,7 +21,7 @@ from pytest_qemuvm.devices.rng import rng
 from pytest_qemuvm.devices.serial import SERIAL, serial_port
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan.identity import mac_address
-from pytest_qemuvm.plan.images import image_for
+from pytest_qemuvm.plan.images import cache_for, image_for
 from pytest_qemuvm.plan.model import PlannedDevice, PlannedNic
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.arch import Machine
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.devices.steps import Fragment
-    from pytest_qemuvm.plan.model import ImagePlan, Plugged, Surroundings
+    from pytest_qemuvm.plan.model import CachePlan, ImagePlan, Plugged, Surroundings
     from pytest_qemuvm.spec.devices import DeviceSpec, DiskSpec, DriverSpec
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
@@ -51,6 +51,7 @@ class Layout:
     built_in: tuple[Fragment, ...]
     requested: tuple[PlannedDevice, ...]
     images: tuple[ImagePlan, ...]
+    caches: tuple[CachePlan, ...]
     nics: tuple[PlannedNic, ...]
     agent_sockets: tuple[str, ...]
     sockets: tuple[str, ...]
@@ -64,6 +65,7 @@ class Layout:
             built_in=(*self.built_in, *plugged.shells),
             requested=plugged.devices,
             images=plugged.images,
+            caches=(),
             nics=plugged.nics,
             free_ports=plugged.slots[0],
             held_ports=plugged.slots[1],
@@ -95,12 +97,17 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
     """Give every device of the spec its id and its place."""
     ports = _RootPorts(machine)
     images: list[ImagePlan] = []
+    caches: list[CachePlan] = []
     nics: list[PlannedNic] = []
     requested: list[PlannedDevice] = []
     for index, disk_spec in enumerate(spec.disks):
         _check_bus(disk_spec.bus, machine)
-        image, made = image_for(disk_spec, f"{world.run_dir}/disk{index}")
+        stem = f"{world.run_dir}/disk{index}"
+        image, made = image_for(disk_spec, stem)
         images.extend(made)
+        if disk_spec.volatile_cache:
+            image, cache = cache_for(f"disk{index}", image, stem)
+            caches.append(cache)
         first = FIRST_TO_BOOT if boot == "disk" and index == 0 else None
         supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, bootindex=first)
         requested.append(_planned(DISK, disk_spec, supplies))
@@ -127,6 +134,7 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         built_in=(*ports.fragments(), *_built_in(spec, machine, agent)),
         requested=tuple(requested),
         images=tuple(images),
+        caches=tuple(caches),
         nics=tuple(nics),
         agent_sockets=agent,
         sockets=(*agent, *(f"serial{index}" for index in range(len(spec.serials)))),

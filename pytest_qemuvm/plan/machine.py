@@ -77,6 +77,7 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
         sockets=("qmp", "console", *(("qtest",) if plays_guest else ()), *layout.sockets),
         agent_ports=layout.agent_sockets,
         images=layout.images,
+        caches=layout.caches,
         firmware=firmware,
         console_log=console_log,
         devices=layout.requested,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from pytest_qemuvm.arch import Architecture, Machine
     from pytest_qemuvm.devices.kind import DeviceKind, Supplies
+    from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.devices.steps import Fragment
     from pytest_qemuvm.plan.slots import Slots
     from pytest_qemuvm.spec.boot import KernelBoot
@@ -87,6 +88,20 @@ class ImagePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CachePlan:
+    """The volatile cache of a disk: what a run of the machine writes is apart from what the disk keeps."""
+
+    id: str
+    """The disk's."""
+    kept: Image
+    """What the disk has when the machine is started for the first time."""
+    scratch: str
+    """Path of the overlay that a run writes to, made anew for each."""
+    log: str
+    """Path of the file in which it notes what it writes and flushes."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedNic:
     """A network interface with the address it will have."""
 
@@ -148,6 +163,8 @@ class MachinePlan:
     agent_ports: tuple[str, ...]
     """Those of them that the guest's agent serves."""
     images: tuple[ImagePlan, ...]
+    caches: tuple[CachePlan, ...]
+    """Volatile caches of disks."""
     firmware: tuple[str, bytes] | None
     """A firmware image to be written: path and content."""
     console_log: str
@@ -204,7 +221,8 @@ class MachinePlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain data for a file."""
-        return {
+        caches = {"caches": [asdict(cache) for cache in self.caches]} if self.caches else {}
+        return caches | {
             "name": self.name,
             "argv": list(self.argv),
             "sockets": list(self.sockets),

@@ -29,6 +29,10 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
         (any(disk.bus == "nvme" for disk in spec.disks), "QEMU cannot save NVMe disks"),
         (any(disk.handle for disk in spec.disks), "a disk of disk_factory has a life of its own"),
         (any(nic.model == "e1000e" for nic in spec.nics), "an e1000e cannot have another address once saved"),
+        (
+            any(disk.volatile_cache for disk in spec.disks),
+            "what is in a volatile cache cannot be saved",
+        ),
         (spec.balloon, "a balloon takes memory away that a clone shares with its template"),
         (bool(spec.args), "args= may hold anything"),
     )

@@ -8,6 +8,8 @@ import shlex
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from pytest_qemuvm.errors import QemuVMError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -48,6 +50,7 @@ def complete(
         for vm in vms:
             _keep(vm, directory / vm.name, report, harness.audited(vm.name))
         _keep_timeline(directory, done, report)
+        _keep_frames(directory, owners, state, report)
 
 
 def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
@@ -60,6 +63,20 @@ def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
     from pytest_qemuvm.machine.faults.timeline import written  # noqa: PLC0415  # few tests break things
 
     return [*timeline.attached(*owners), ("what was done to machines and networks", written(moments))]
+
+
+def _keep_frames(target: Path, owners: set[str], state: SessionState, report: pytest.TestReport) -> None:
+    """Keep the last frames of each segment, and what was captured, and say where."""
+    assert state.harness is not None
+    for network in (each for owner in owners for each in state.harness.networks_owned_by(owner)):
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            kept = network.keep_frames(target)
+        except (OSError, QemuVMError) as error:
+            report.sections.append((f"frames of network {network.name} could not be kept", str(error)))
+            continue
+        if kept and report.failed:
+            report.sections.append((f"network {network.name}: frames", "\n".join(map(str, kept))))
 
 
 def _keep_timeline(target: Path, done: list[tuple[str, str]], report: pytest.TestReport) -> None:
@@ -92,9 +109,9 @@ def machines_of(item: pytest.Item, state: SessionState) -> list[VM]:
 def _wider_owners(item: pytest.Item) -> list[str]:
     names = getattr(item, "fixturenames", ())
     owners = []
-    if "module_vm_factory" in names:
+    if {"module_vm_factory", "module_network_factory"}.intersection(names):
         owners.append(item.nodeid.partition("::")[0])
-    if "session_vm_factory" in names:
+    if {"session_vm_factory", "session_network_factory"}.intersection(names):
         owners.append("session")
     return owners
 
@@ -139,7 +156,8 @@ def keep_files(vm: VM, target: Path, audit: list[dict[str, Any]]) -> bool:
         if vm.console_log is not None:
             (target / "console.txt").write_text(vm.console_log.text)
     (target / "plan.json").write_text(json.dumps(vm.plan.as_dict(), indent=2) + "\n")
-    for name in ("qemu.log", "firmware.bin"):
+    captures = [path.name for path in vm.run_dir.glob("*.pcap")]
+    for name in ("qemu.log", "firmware.bin", *captures):
         if (vm.run_dir / name).exists():
             shutil.copyfile(vm.run_dir / name, target / name)
     return True

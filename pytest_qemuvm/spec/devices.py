@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 DiskBus = Literal["virtio", "scsi", "nvme", "usb"]
 DiskFormat = Literal["qcow2", "raw"]
 NicModel = Literal["virtio", "e1000e"]
+DiskPolicy = Literal["report", "stop"]
+"""What QEMU does when a request of a disk fails: it tells the guest, or stops the machine."""
 DriverBus = Literal["pci", "usb", "scsi", "virtio-serial", "none"]
 """Where a device by its driver's name sits; ``none``: on none of these, or where QEMU puts it by itself."""
 Transport = Literal["pci", "mmio"]
@@ -90,6 +92,13 @@ class DiskSpec(DeviceSpec):
     path: str | os.PathLike[str] | None = None
     properties: Mapping[str, PropertyValue] = NO_PROPERTIES
     """More properties of QEMU's device: ``{"num-queues": 2, "physical_block_size": 4096}``."""
+    on_error: DiskPolicy | None = None
+    """What QEMU does when a request fails: ``"report"`` it to the guest, or ``"stop"`` the machine, whose
+    state is ``io-error`` then. None is QEMU's own choice: it stops at a write for which there is no space,
+    and reports all else."""
+    volatile_cache: bool = False
+    """Whether the drive has a write cache that ``vm.faults.power_cut`` empties; only for disks that a VM is
+    started with."""
     handle: Any = field(default=None, repr=False)
     """The disk of ``disk_factory`` that this is, whose own file is written; set by the disk itself."""
 
@@ -114,7 +123,31 @@ class DiskSpec(DeviceSpec):
             raise SpecError(
                 f"{self.serial!r} is not a disk serial", hint="up to 20 letters, digits, '_', '.' or '-'"
             )
-        self._check_properties("drive", "serial")
+        self._check_properties("drive", "serial", *(("werror", "rerror") if self.on_error else ()))
+        self._check_failing()
+
+    def _check_failing(self) -> None:
+        """Check what is said of errors and power cuts. Raises SpecError."""
+        if self.on_error is not None:
+            one_of(self.on_error, DiskPolicy, "policy for errors")
+            if self.bus == "nvme":
+                raise SpecError("on_error: QEMU's NVMe disks always report errors", hint="use another bus")
+        if not switch(self.volatile_cache, "volatile_cache"):
+            return
+        if self.has_iothread:
+            raise SpecError("volatile_cache: QEMU cannot hold back what a disk with an iothread is asked")
+        if self.read_only:
+            raise SpecError("volatile_cache: a disk that is only read has nothing to lose")
+        if self.handle is not None:
+            raise SpecError(
+                "volatile_cache: a disk of disk_factory cannot have one: others read its file after the VM",
+                hint="give the VM a DiskSpec",
+            )
+
+    @property
+    def has_iothread(self) -> bool:
+        """Whether its requests are served by a thread of QEMU's of their own."""
+        return any(key.startswith("iothread") for key in self.properties)
 
     @property
     def bytes(self) -> int:

@@ -8,7 +8,6 @@ from typing import Literal
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.spec.addresses import checked_device, parse_subnet
 from pytest_qemuvm.spec.devices import one_of, switch
-from pytest_qemuvm.spec.segment import is_host
 
 NetworkKind = Literal["segment", "user", "tap", "bridge"]
 
@@ -53,6 +52,8 @@ class NetworkSpec:
 
 def domain_of(name: str) -> str:
     """Return the domain of a network's names: below one that is reserved for tests (RFC 6761)."""
+    from pytest_qemuvm.spec.segment import is_host  # noqa: PLC0415  # few suites have networks
+
     return f"{name.lower()}.test" if is_host(name) else "test"
 
 

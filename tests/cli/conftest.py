@@ -81,8 +81,8 @@ import pytest
 def shared(module_vm_factory):
     return module_vm_factory("shared", template="bare")
 
-def test_first(shared, vm_factory, disk_factory):
-    vm = vm_factory("mine", template="bare")
+def test_first(shared, vm_factory, disk_factory, network_factory):
+    vm = vm_factory("mine", template="bare", nics=[network_factory("lan")])
     other = vm_factory("other", template="bare")
     other.stop()
     vm.attach(disk_factory("16M", name="data"))

@@ -39,6 +39,7 @@ def test_ps_lists_machines_disks_and_whose_they_are(sessions, qemuvm, tmp_path):
     assert [" ".join(line.split()[1:]) for line in out.splitlines()[5:]] == [
         f"disk data - open in mine {first}",
         f"disk spare - available {first}",
+        f"network lan - segment 10.77.0.0/24: mine 10.77.0.10 {first}",
     ]
     process.communicate("\n", timeout=60)
     assert process.returncode == 0

@@ -20,8 +20,9 @@ from pytest_qemuvm.cli import _COMMANDS
 from pytest_qemuvm.guest.channel import ExecResult
 from pytest_qemuvm.guest.console import Console
 from pytest_qemuvm.host.switch import Capture
+from pytest_qemuvm.machine.caches import PowerCut
 from pytest_qemuvm.machine.enduring import Enduring
-from pytest_qemuvm.machine.faults.chaos import ChaosRun
+from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
 from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.faults.ledger import Fault
 from pytest_qemuvm.machine.harness import Harness
@@ -230,13 +231,13 @@ def test_the_reference_names_all_that_can_be_said(names):
         (
             VM,
             {"plug", "live", "monitor", "is_changing", "unseen_panic", "reconcile"}
-            | {"has_guest", "require_guest", "console_log", "prepare_as", "go_on", *POOLED}
+            | {"cut_power", "has_guest", "require_guest", "console_log", "prepare_as", "go_on", *POOLED}
             | ENDURED,
         ),
         (VMFaults, set()),
         (
             Network,
-            {"wire", "backend", "launch_spec", "discard"}
+            {"wire", "backend", "launch_spec", "discard", "keep_frames"}
             | {"joints", "connect", "outlet"}
             | {"disconnect", "overlaps"},
         ),
@@ -244,6 +245,7 @@ def test_the_reference_names_all_that_can_be_said(names):
         (Fault, {"aside", "revives", "undo", "turn"}),
         (ChaosRun, set()),
         (ExecResult, set()),
+        (PowerCut, set()),
         (
             Harness,
             {

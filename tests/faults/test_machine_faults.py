@@ -86,9 +86,9 @@ class TestPaused:
 
     def test_it_needs_a_machine_that_runs(self, vm_factory):
         vm = vm_factory(template="bare", start=False)
-        for fault in (vm.faults.paused, vm.faults.frozen, vm.faults.killed, vm.faults.reset):
+        for name in ("paused", "frozen", "killed", "reset", "nmi", "panic", "watchdog", "cpu_unplugged"):
             with pytest.raises(NotRunning):
-                fault()
+                getattr(vm.faults, name)()
         assert vm.faults.active == ()
 
 

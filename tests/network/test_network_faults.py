@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_qemuvm import VM
+    from pytest_qemuvm.machine.faults.chaos import Chaos
     from pytest_qemuvm.machine.harness import Harness
     from pytest_qemuvm.machine.networks.network import Network
+    from pytest_qemuvm.machine.observer import Observer
     from pytest_qemuvm.plugin.fixtures import NetworkFactory, VMFactory
 
 
@@ -121,6 +124,25 @@ class TestOnTheWire:
         assert captured.count(ends) >= 3
         assert ends not in (tmp_path / "c.pcap").read_bytes()
 
+    def test_what_passes_one_nic_is_captured(
+        self, three: list[VM], lan: Network, coherence: Observer, tmp_path: Path
+    ) -> None:
+        a, b, _ = three
+        extra = a.hotplug(NicSpec())
+        with a.capture(tmp_path / "a.pcap"), a.capture(nic=extra) as other:
+            assert coherence.check() == []
+            heard(a, b, 2)
+            extra.unplug()
+        assert other.path.parent == a.run_dir
+        ends = bytes(map(int, a.ip.split("."))) + bytes(map(int, b.ip.split(".")))
+        assert (tmp_path / "a.pcap").read_bytes().count(ends) >= 2
+        assert ends not in other.path.read_bytes()
+        assert coherence.check() == []
+        with pytest.raises(SpecError):
+            a.capture(tmp_path / "nowhere" / "a.pcap")
+        with pytest.raises(SpecError):
+            a.capture(nic=3)
+
     def test_a_vm_that_comes_back_after_a_fault(self, three: list[VM], lan: Network) -> None:
         a, b, _ = three
         with lan.partition(a, b):
@@ -209,3 +231,25 @@ class TestBadInput:
         vm.faults.link_down()
         vm.stop()
         assert not qemuvm.faults.active()
+
+
+@pytest.mark.qemuvm(template="bare")
+def test_networks_fail_by_chance_and_again_in_the_same_way(
+    vm_factory: VMFactory, lan: Network, chaos: Chaos, qemuvm: Harness, request: pytest.FixtureRequest
+) -> None:
+    a, b = vm_factory("a", nics=[lan]), vm_factory("b", nics=[lan])
+    faults = {
+        "parted": partial(lan.partition, a, b),
+        "lossy": partial(lan.impair, loss=0.5, seed=1),
+        "pulled": a.faults.link_down,
+    }
+    turns = []
+    for _ in range(2):
+        run = chaos(faults, seed=3, interval=0.02, duration=0.2)
+        run.wait()
+        turns.append([turn.name for turn in run.turns])
+    assert len(turns[0]) > 3
+    assert turns[0] == turns[1]
+    assert qemuvm.faults.active() == []
+    done = [moment.text for moment in qemuvm.faults.timeline.of(request.node.nodeid)]
+    assert any("partition of network 'lan': a | b" in text for text in done)

@@ -16,6 +16,7 @@ from pytest_qemuvm.errors import (
     NetworkNotFound,
     NotConnected,
     SpecError,
+    WaitTimeout,
 )
 
 if TYPE_CHECKING:
@@ -119,6 +120,25 @@ class TestTalking:
         client.run("udhcpc -i eth0 -n -q -t 10 -T 1 -s /lib/qemuvm/dhcp", timeout=30)
         assert re.search(r"inet 10\.9\.8\.5\d/24", client.run("ip addr show eth0").stdout)
         assert reaches(client, "10.9.8.1")
+        with pytest.raises(SpecError, match="no address to wait for"):
+            wire.wait_all_up()
+
+    def test_who_does_not_answer_is_named(self, vm_factory: VMFactory, lan: Network) -> None:
+        one, two = start(vm_factory, lan, "one", "two")
+        two.run("ip link set eth0 down")
+        with pytest.raises(WaitTimeout, match="nic0 of two"):
+            lan.wait_all_up(timeout=0.3)
+        one.run(f"ip addr add {two.ip}/24 dev eth0")
+        with pytest.raises(AddressInUse, match=str(one.nics[0].mac)):
+            lan.wait_all_up()
+
+    def test_on_user_mode_networking_the_guest_is_asked(
+        self, vm_factory: VMFactory, network_factory: NetworkFactory
+    ) -> None:
+        alone = network_factory(kind="user", subnet="10.44.0.0/24")
+        vm = vm_factory(nics=[alone])
+        alone.wait_all_up()
+        assert vm.ip == "10.44.0.15"
 
     def test_a_clone_of_a_vm_is_another_on_the_segment(self, vm_factory: VMFactory, lan: Network) -> None:
         (one,) = start(vm_factory, lan, "one")

@@ -54,6 +54,16 @@ SPECS = {
         ),
         BARE,
     ),
+    "disks-that-fail": (
+        VMSpec(
+            template="bare",
+            disks=[
+                DiskSpec("64M", on_error="stop"),
+                DiskSpec("1G", bus="scsi", format="raw", on_error="report", volatile_cache=True),
+            ],
+        ),
+        BARE,
+    ),
     "nics": (
         VMSpec(
             nics=[NicSpec(forward=(22, 80)), NicSpec(model="e1000e", mac="52:54:00:AA:BB:CC", outward=True)]

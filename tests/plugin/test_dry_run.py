@@ -300,3 +300,34 @@ def test_other_processes_find_a_simulated_machine_by_its_name(pytester, run):
         + "    assert (session['mode'], session['vms'][0]['name']) == ('dry-run', 'web')\n"
     )
     run("--qemu-dry-run").assert_outcomes(passed=1)
+
+
+FAILING = """
+import pytest
+from pytest_qemuvm import DiskSpec
+from pytest_qemuvm.errors import NotSupportedInDryRun
+
+FAILING_DISKS = [DiskSpec("1M", on_error="stop"), DiskSpec("1M", bus="usb", on_error="report")]
+
+@pytest.mark.qemuvm(template="bare", disks=FAILING_DISKS)
+def test_faults(vm, coherence):
+    assert "werror" in " ".join(vm.argv)
+    for fault in (vm.faults.disk_error, vm.faults.read_only_disk, vm.faults.hung_disk):
+        with pytest.raises(NotSupportedInDryRun):
+            fault(0)
+    with pytest.raises(NotSupportedInDryRun):
+        vm.faults.slow_disk(0, iops=5)
+    assert vm.faults.active == ()
+    assert coherence.check() == []
+
+@pytest.mark.qemuvm(template="bare", disks=[DiskSpec("1M", volatile_cache=True)])
+def test_cuts(vm_factory):
+    with pytest.raises(NotSupportedInDryRun):
+        vm_factory()
+"""
+
+
+def test_disks_do_not_seem_to_fail(pytester, run, remains):
+    pytester.makepyfile(FAILING)
+    run("--qemu-dry-run").assert_outcomes(passed=2)
+    assert remains.wait_until_gone()

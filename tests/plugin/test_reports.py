@@ -150,3 +150,32 @@ def test_artifacts_that_cannot_be_written_end_nothing(pytester, run):
     result = run("--qemu-real", "--qemu-artifacts=taken", "--qemu-keep=always")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["*VM vm0: could not be kept*", "*Not a directory*taken*"])
+
+
+FRAMES = """
+def test_it(network_factory, vm_factory):
+    lan = network_factory("lan")
+    one, two = (vm_factory(name, nics=[lan]) for name in ("one", "two"))
+    with lan.capture() as everything, lan.capture(vm=two):
+        one.run(f"ping -c 2 {two.ip}")
+    assert everything.frames >= 4
+    with lan.partition(one, two):
+        assert one.run(f"ping -c 1 -W 1 {two.ip}").ok
+"""
+
+
+def test_a_failing_test_keeps_the_frames_of_its_networks(pytester, run):
+    pytester.makepyfile(FRAMES)
+    result = run("--qemu-real", "--qemu-artifacts=kept")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*begun: partition of network 'lan': one | two",
+            "*healed: partition of network 'lan': one | two",
+            "*network lan: frames*",
+        ]
+    )
+    (directory,) = (pytester.path / "kept").iterdir()
+    sizes = {path.name: path.stat().st_size for path in directory.glob("*.pcap")}
+    assert sizes.keys() == {"lan.pcap", "lan-0.pcap", "lan-1.pcap"}
+    assert sizes["lan.pcap"] > sizes["lan-0.pcap"] > 24

@@ -23,6 +23,7 @@ def instances():
         "left": ("disk0-fmt", "disk0-file"),
         "path": "/images/web.qcow2",
         "format": "qcow2",
+        "fault": "disk disk0 of VM vm1: answers no more",
         "users": ("vm1", "data"),
         "paths": ("/images/web.qcow2",),
         "findings": (Finding("orphan_disk", "a", "b", "c"),),

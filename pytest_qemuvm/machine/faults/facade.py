@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.machine.faults.disk import DiskFaults
 from pytest_qemuvm.machine.faults.link import LinkFaults
 from pytest_qemuvm.machine.faults.machine import MachineFaults
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.vm import VM
 
 
-class VMFaults(LinkFaults, MachineFaults):
+class VMFaults(DiskFaults, LinkFaults, MachineFaults):
     """The faults of one VM."""
 
     def __init__(self, vm: VM, ledger: FaultLedger) -> None:

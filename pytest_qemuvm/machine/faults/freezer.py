@@ -54,10 +54,11 @@ class Freezer:
             pause.wait(_LOOK_SECONDS)
 
     def release(self) -> None:
-        """Let it run on, whoever stopped it; does nothing to one that runs."""
+        """Let it run on, if it was frozen here: what somebody else has stopped is that one's affair."""
         with self._lock:
-            self._wanted = False
-            self._process.signal(signal.SIGCONT)
+            if self._wanted:
+                self._wanted = False
+                self._process.signal(signal.SIGCONT)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

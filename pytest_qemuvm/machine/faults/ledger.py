@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, overload
 
 from pytest_qemuvm.errors import QemuVMError
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_qemuvm.machine.faults.timeline import Timeline
+
+    Aside = Callable[[], AbstractContextManager[object]]
 
 _on_behalf_of: ContextVar[str | None] = ContextVar("qemuvm_fault_owner", default=None)
 """Whom a thread that is not the tests' own acts for."""
@@ -45,17 +47,15 @@ class Fault:
         what: str,
         owner: str,
         subject: object,
-        aside: Callable[[], AbstractContextManager[object]] | None = None,
-        revives: object = None,
     ) -> None:
         self.what = what
         self.owner = owner
         """The test, module or session that wanted it."""
         self.subject = subject
         """What it is about: a run of a machine, or a network. When that has ended, so has the fault."""
-        self.aside = aside
+        self.aside: Aside | None = None
         """What lets others break and mend the same subject, where this fault keeps them from it."""
-        self.revives = revives
+        self.revives: object = None
         """The machine that boots anew when it heals: nobody waits for that where it is deleted anyway."""
         self.undo = ExitStack()
         """What mends it; for the ledger."""
@@ -91,6 +91,17 @@ class Fault:
             error.add_note(f"besides, {self.what} could not be healed: {problem}")
 
 
+Made_co = TypeVar("Made_co", bound=Fault, covariant=True)
+
+
+class Making(Protocol[Made_co]):
+    """What makes a fault: its class, or one of which more is known."""
+
+    def __call__(self, ledger: FaultLedger, what: str, owner: str, subject: object) -> Made_co:
+        """Return the fault, before anything is broken."""
+        ...
+
+
 class FaultLedger:
     """All faults of a session that are active, in the order in which they began."""
 
@@ -100,6 +111,7 @@ class FaultLedger:
         self._active: list[Fault] = []
         self._lock = threading.Lock()
 
+    @overload
     def inject(
         self,
         what: str,
@@ -107,16 +119,35 @@ class FaultLedger:
         act: Act,
         owner: str | None = None,
         *,
-        aside: Callable[[], AbstractContextManager[object]] | None = None,
+        aside: Aside | None = None,
         revives: object = None,
+    ) -> Fault: ...
+
+    @overload
+    def inject(
+        self, what: str, subject: object, act: Act, owner: str | None = None, *, kind: Making[Made_co]
+    ) -> Made_co: ...
+
+    def inject(
+        self,
+        what: str,
+        subject: object,
+        act: Act,
+        owner: str | None = None,
+        *,
+        aside: Aside | None = None,
+        revives: object = None,
+        kind: Making[Fault] = Fault,
     ) -> Fault:
         """Break something and return the fault, once it has come about. What the act raises comes out of it.
 
         ``subject`` is what has the fault: when it ends, ``forget`` is called with it. Other threads, which
         act on behalf of no test, name the ``owner``. With ``aside`` the fault gives way to others of its
-        subject for as long as they begin or heal; ``revives`` is what boots when it heals.
+        subject for as long as they begin or heal; ``revives`` is what boots when it heals. ``kind`` makes a
+        fault that can tell more of itself.
         """
-        fault = Fault(self, what, owner or self.acting, subject, aside, revives)
+        fault = kind(self, what, owner or self.acting, subject)
+        fault.aside, fault.revives = aside, revives
         try:
             with self.reaching(subject, fault):
                 seen = act(fault.undo)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.faults.base import FaultsOfOneVM
-from pytest_qemuvm.machine.hotdevice import HotDevice
-from pytest_qemuvm.spec.devices import NicSpec
+from pytest_qemuvm.machine.nics import find_nic
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from pytest_qemuvm.machine.faults.ledger import Fault
+    from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.machine.live import Live
 
 CARRIER_SECONDS = 30.0
@@ -34,23 +33,13 @@ class LinkFaults(FaultsOfOneVM):
         """
         vm = self._vm
         live = vm.running()
-        device = self._nic(live, nic)
+        device = find_nic(live, nic)
 
         def act(undo: ExitStack) -> None:
             undo.callback(partial(_set_link, live, device, up=True))
             _set_link(live, device, up=False)
 
         return self._ledger.inject(f"link of {device.id!r} of VM {vm.name!r} down", live, act)
-
-    def _nic(self, live: Live, nic: HotDevice | int) -> HotDevice:
-        """Return a NIC that is plugged. Raises SpecError."""
-        nics = [device for device in live.hotplug.devices if isinstance(device.spec, NicSpec)]
-        if isinstance(nic, HotDevice) and nic in nics:
-            return nic
-        if isinstance(nic, int) and not isinstance(nic, bool) and 0 <= nic < len(nics):
-            return nics[nic]
-        known = ", ".join(device.id for device in nics) or "none"
-        raise SpecError(f"VM {self._vm.name!r} has no NIC {nic!r}; it has {known}")
 
 
 def _set_link(live: Live, device: HotDevice, *, up: bool) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import shutil
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import AddressInUse, NetworkInUse, NotConnected, SpecError, WaitTimeout
+from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.networks.faults import NetworkFaults
+from pytest_qemuvm.machine.networks.wires import SegmentWire
 from pytest_qemuvm.spec.addresses import FIRST_HOST
 from pytest_qemuvm.spec.network import Link, domain_of
 
@@ -38,6 +42,8 @@ class House:
     """Return a VM by name."""
     require_guest: Callable[[str], None]
     """Raise NotSupportedInDryRun where no guest really runs."""
+    captures: Path
+    """The directory for what is captured."""
     forget: Callable[[Network], None]
     """Note that a network is gone."""
 
@@ -75,6 +81,7 @@ class Network(NetworkFaults):
         self._subnet = subnet
         self._house = house
         self._joints: dict[tuple[str, str], Joint] = {}
+        self._captures = itertools.count()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -104,41 +111,67 @@ class Network(NetworkFaults):
         raise NotConnected(f"VM {vm.name!r} has no address in network {self.name!r}")
 
     def wait_all_up(self, timeout: float = UP_SECONDS) -> None:
-        """Wait until each running VM answers on the network for the address that it has there.
+        """Wait until each running VM has, on the network, the address that it was given there.
 
-        The network asks by ARP, so it matters not what runs in the VM. ``timeout`` is in seconds. Raises
-        WaitTimeout, naming who has not answered, AddressInUse where somebody else has, and
-        NotSupportedInDryRun.
+        The network asks by ARP, so it matters not what runs in the VM; on user-mode networking the guest is
+        asked. ``timeout`` is in seconds. Raises WaitTimeout, naming who has not answered, AddressInUse where
+        somebody else has, SpecError for a VM of which no address is known, and NotSupportedInDryRun.
         """
         self._house.require_guest(f"guest that answers in network {self.name!r}")
         deadline = Deadline.after(timeout)
         for joint in self.joints():
-            ip = joint.link.ip
-            if ip is None or self.backend == "user" or self._house.find_vm(joint.vm).pid is None:
+            vm = self._house.find_vm(joint.vm)
+            if vm.live is None or not vm.live.alive:
                 continue
-            found = self.wire.find(ip, deadline)
-            if found is None:
-                raise WaitTimeout(
-                    f"{joint} did not answer for {ip} in network {self.name!r} within {timeout:g} s",
-                    hint=None
-                    if self.spec.addressing
-                    else "with addressing=False guests take addresses themselves",
-                    waited_for=f"an ARP reply for {ip}",
-                    seconds=timeout,
+            if joint.link.ip is None:
+                raise SpecError(
+                    f"network {self.name!r} has given {joint} no address to wait for",
+                    hint="say which it will have: NicSpec(network=..., ip=...)",
                 )
-            # A guest may answer for all its addresses on each of its NICs, as Linux does.
-            if found not in {other.mac for other in self.joints(joint.vm)}:
-                raise AddressInUse(
-                    f"in network {self.name!r} {found} answers for {ip}, which is {joint}'s", holder=found
-                )
+            if self.backend != "user":
+                self._await_answer(joint, joint.link.ip, deadline)
+            elif vm.live.channel is not None:
+                look = f"ip -4 -o addr show | grep -q ' {joint.link.ip}/'"
+                waits.until_succeeds(vm.live.channel, look, deadline)
 
-    def capture(self, path: str | Path, vm: VM | str | None = None) -> Capture:
-        """Write all frames from now on to a pcap file, of the whole segment or of a VM's NICs there.
+    def _await_answer(self, joint: Joint, ip: str, deadline: Deadline) -> None:
+        """Wait until a NIC answers for its address."""
+        found = self.wire.find(ip, deadline)
+        if found is None:
+            raise WaitTimeout(
+                f"{joint} did not answer for {ip} in network {self.name!r} within {deadline.seconds:g} s",
+                waited_for=f"an ARP reply for {ip}",
+                seconds=deadline.seconds,
+            )
+        # A guest may answer for all its addresses on each of its NICs, as Linux does.
+        if found not in {other.mac for other in self.joints(joint.vm)}:
+            raise AddressInUse(
+                f"in network {self.name!r} {found} answers for {ip}, which is {joint}'s", holder=found
+            )
 
+    def capture(self, path: str | Path | None = None, vm: VM | str | None = None) -> Capture:
+        """Write all frames from now on to a pcap file, of the whole segment or of a VM's first NIC there.
+
+        Without a path it is kept where a failing test's files are; ``.path`` says where it is meanwhile.
         Ends with ``close()`` of what is returned, a context manager, or with the network. Raises SpecError
         for a network whose frames the harness does not see.
         """
-        return self._capture(path, vm)
+        return self._capture(self._house.captures / self._next_capture() if path is None else path, vm)
+
+    def _next_capture(self) -> str:
+        self._house.captures.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return f"{self.name}-{next(self._captures)}.pcap"
+
+    def keep_frames(self, target: Path) -> list[Path]:
+        """Write the last frames, about a MiB, and what was captured, to a directory; return the files."""
+        if not isinstance(self.wire, SegmentWire):
+            return []
+        last = target / f"{self.name}.pcap"
+        kept = [last] if self.wire.segment.write_recent(last) else []
+        for capture in self._house.captures.glob(f"{self.name}-*.pcap"):
+            kept.append(target / capture.name)
+            shutil.copyfile(capture, kept[-1])
+        return kept
 
     def delete(self) -> None:
         """Take it down. Idempotent. Raises NetworkInUse where VMs are connected to it."""

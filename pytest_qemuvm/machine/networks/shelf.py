@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import warnings
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.nic import backend_of
 from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, QemuVMWarning, SpecError, nearest
-from pytest_qemuvm.host.links import host_subnets
-from pytest_qemuvm.host.switch import Switchboard
-from pytest_qemuvm.machine.networks.host_wires import DeviceNames, HostWire
-from pytest_qemuvm.machine.networks.network import House, Network
-from pytest_qemuvm.machine.networks.wires import NoWire, SegmentWire
 from pytest_qemuvm.plan.identity import mac_address
 from pytest_qemuvm.spec.names import checked_name
-from pytest_qemuvm.spec.network import USER_SUBNET, domain_of
-from pytest_qemuvm.spec.segment import Addressing
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
     from io import FileIO
+    from ipaddress import IPv4Network
+    from pathlib import Path
 
     from pytest_qemuvm.host.links import HostLinks
+    from pytest_qemuvm.host.switch import Switchboard
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
+    from pytest_qemuvm.machine.networks.host_wires import DeviceNames
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.networks.wires import Backend, Wire
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import MachinePlan
@@ -48,6 +45,7 @@ class NetworkShelf:
         find_vm: Callable[[str], VM],
         require_guest: Callable[[str], None],
         links: HostLinks,
+        captures: Path,
         *,
         is_real: bool,
     ) -> None:
@@ -55,14 +53,19 @@ class NetworkShelf:
         self._links = links
         self._is_real = is_real
         """Whether network devices of the host are made."""
-        self._names = DeviceNames(tag)
-        self._house = House(ledger, find_vm, require_guest, self._forget)
-        self._switchboard = Switchboard()
+        self._found = ledger, find_vm, require_guest, captures
+        self.captures = captures
+        """The directory for what is captured; it is there once something was."""
+        self._names: DeviceNames | None = None
+        self._switchboard: Switchboard | None = None
         self._networks: dict[str, tuple[Network, str]] = {}
         self._lock = threading.Lock()
 
     def make(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
         """Make a network. Raises NetworkExists, SpecError."""
+        # What networks are made of is loaded with the first one: few suites have any.
+        from pytest_qemuvm.machine.networks.network import House, Network  # noqa: PLC0415
+
         with self._lock:
             if name is None:
                 name = next(
@@ -74,7 +77,7 @@ class NetworkShelf:
                 )
             subnet = self._subnet(spec)
             backend, wire = self._wire(name, spec, subnet)
-            network = Network(name, spec, backend, subnet, wire, self._house)
+            network = Network(name, spec, backend, subnet, wire, House(*self._found, self._forget))
             self._networks[name] = network, owner
         return network
 
@@ -94,11 +97,17 @@ class NetworkShelf:
         with self._lock:
             return [network for network, made_for in self._networks.values() if owner in (None, made_for)]
 
+    def with_owners(self) -> list[tuple[Network, str]]:
+        """Return all networks, each with whom it was made for."""
+        with self._lock:
+            return list(self._networks.values())
+
     def close(self) -> None:
         """Take all networks down, and end the switch."""
         for network in self.all():
             network.discard()
-        self._switchboard.close()
+        if self._switchboard is not None:
+            self._switchboard.close()
 
     # NICs
 
@@ -168,25 +177,36 @@ class NetworkShelf:
 
     # What they are made of
 
-    def _subnet(self, spec: NetworkSpec) -> ipaddress.IPv4Network:
+    def _subnet(self, spec: NetworkSpec) -> IPv4Network:
         """Return the subnet of a network that is being made. The caller holds the lock."""
+        from ipaddress import IPv4Network  # noqa: PLC0415  # see make()
+
+        from pytest_qemuvm.host.links import host_subnets  # noqa: PLC0415
+        from pytest_qemuvm.spec.network import USER_SUBNET  # noqa: PLC0415
+
         if spec.subnet is not None:
-            return ipaddress.IPv4Network(spec.subnet)
+            return IPv4Network(spec.subnet)
         if spec.kind == "user":
-            return ipaddress.IPv4Network(USER_SUBNET)
-        taken = [ipaddress.IPv4Network(network.subnet) for network, _ in self._networks.values()]
+            return IPv4Network(USER_SUBNET)
+        taken = [IPv4Network(network.subnet) for network, _ in self._networks.values()]
         if spec.kind != "segment" and self._is_real:
             taken += host_subnets()
-        candidates = (ipaddress.IPv4Network((_FIRST_SUBNET + (n << 8), 24)) for n in range(256))
+        candidates = (IPv4Network((_FIRST_SUBNET + (n << 8), 24)) for n in range(256))
         for subnet in candidates:
             if not any(subnet.overlaps(other) for other in taken):
                 return subnet
         raise SpecError("no subnet of 10.77.0.0/16 is left", hint="say subnet=, or delete networks")
 
-    def _wire(self, name: str, spec: NetworkSpec, subnet: ipaddress.IPv4Network) -> tuple[Backend, Wire]:
+    def _wire(self, name: str, spec: NetworkSpec, subnet: IPv4Network) -> tuple[Backend, Wire]:
+        """Return what a network is made of, which is there then. The caller holds the lock."""
+        from pytest_qemuvm.machine.networks.host_wires import DeviceNames, HostWire  # noqa: PLC0415  # see make()
+        from pytest_qemuvm.machine.networks.wires import NoWire, SegmentWire  # noqa: PLC0415
+        from pytest_qemuvm.spec.network import domain_of  # noqa: PLC0415
+        from pytest_qemuvm.spec.segment import Addressing  # noqa: PLC0415
+
         if spec.kind == "segment":
             addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
-            return "dgram", SegmentWire(self._switchboard.segment(name, addressing))
+            return "dgram", SegmentWire(self._switch().segment(name, addressing))
         if spec.kind == "user":
             return "user", NoWire()
         if self._is_real:
@@ -195,9 +215,18 @@ class NetworkShelf:
             text = f"network {name!r} is user-mode networking and no {spec.kind}: networks are a dry-run"
             warnings.warn(QemuVMWarning(f"{text} (--qemu-network-dry-run=no makes them)"), stacklevel=6)
         own = subnet if spec.addressing else None
+        if self._names is None:
+            self._names = DeviceNames(self._tag)
         bridge = None if spec.kind == "tap" else spec.device or self._names.take()
         links = self._links if self._is_real else None
         return "tap" if links else "user", HostWire(links, self._names, own, bridge)
+
+    def _switch(self) -> Switchboard:
+        from pytest_qemuvm.host.switch import Switchboard  # noqa: PLC0415  # few suites have networks
+
+        if self._switchboard is None:
+            self._switchboard = Switchboard()
+        return self._switchboard
 
     def _forget(self, network: Network) -> None:
         with self._lock:
