@@ -20,4 +20,4 @@ def test_a_web_server_answers(vm):
 @pytest.mark.qemuvm(nics=[NicSpec()])
 def test_the_guest_is_offline_unless_asked(vm):
     vm.wait_until_succeeds("ip address show eth0 | grep 10.0.2.15")
-    assert not vm.run("wget -q -T 1 -O - http://10.0.2.2/", check=False).ok
+    assert not vm.run("timeout 1 wget -q -O - http://10.0.2.2/", check=False).ok

@@ -19,6 +19,7 @@ from pytest_qemuvm import errors
 from pytest_qemuvm.cli import _COMMANDS
 from pytest_qemuvm.guest.channel import ExecResult
 from pytest_qemuvm.guest.console import Console
+from pytest_qemuvm.host.switch import Capture
 from pytest_qemuvm.machine.caches import PowerCut
 from pytest_qemuvm.machine.enduring import Enduring
 from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
@@ -26,6 +27,7 @@ from pytest_qemuvm.machine.faults.facade import VMFaults
 from pytest_qemuvm.machine.faults.ledger import Fault
 from pytest_qemuvm.machine.harness import Harness
 from pytest_qemuvm.machine.lifecycle import Lifecycle
+from pytest_qemuvm.machine.networks.network import Network
 from pytest_qemuvm.machine.observer import Observer
 from pytest_qemuvm.machine.vm import VM
 from pytest_qemuvm.plugin import __all__ as fixtures
@@ -64,7 +66,9 @@ def blocks():
 
 BLOCKS = list(blocks())
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-TESTS = [block for block in PYTHON if block.info == "python"]
+RUN = [block for block in PYTHON if block.info == "python"]
+HOST = [block for block in RUN if 'needs="net-admin"' in block.code]
+TESTS = [block for block in RUN if block not in HOST]
 DRY = [block for block in TESTS if "plans_and_dry_run" in block.name]
 
 
@@ -75,23 +79,31 @@ def by_name(chosen):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Run all blocks in one pytest; give by module what is wrong with each of its tests, "" for nothing."""
-    return run_blocks(TESTS, "--qemu-real", tmp_path_factory.mktemp("docs"))
+    return run_blocks(TESTS, ["--qemu-real"], tmp_path_factory.mktemp("docs"))
 
 
 @pytest.fixture(scope="module")
 def dry_outcomes(tmp_path_factory):
     """Do that in a dry-run, with the blocks that are about it."""
-    return run_blocks(DRY, "--qemu-dry-run", tmp_path_factory.mktemp("docs"))
+    return run_blocks(DRY, ["--qemu-dry-run"], tmp_path_factory.mktemp("docs"))
 
 
-def run_blocks(chosen, mode, directory):
+@pytest.fixture(scope="module")
+def host_outcomes(tmp_path_factory):
+    """Run the blocks that change the host's network, in a network namespace of their own."""
+    alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    options = ("--qemu-real", "--qemu-network-dry-run=no")
+    return run_blocks(HOST, options, tmp_path_factory.mktemp("docs"), alone)
+
+
+def run_blocks(chosen, mode, directory, around=()):
     (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\njunit_family = xunit1\n")
     for block in chosen:
         (directory / f"{block.name}.py").write_text(block.code)
     without = [f"-pno:{name}" for name in ("cacheprovider", "asyncio", "randomly")]
-    options = ("-n2", "--strict-markers", mode, "--junitxml=report.xml")
+    options = ("-n2", "--strict-markers", *mode, "--junitxml=report.xml")
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *without, *options],
+        [*around, sys.executable, "-m", "pytest", *without, *options],
         cwd=directory,
         env=environment(),
         capture_output=True,
@@ -141,6 +153,11 @@ def test_what_is_said_of_dry_run_is_so_in_one(dry_outcomes, block):
     for wrong in found:
         if wrong and not ("needs=" in block.code and wrong.startswith("skipped: dry-run: ")):
             pytest.fail(wrong, pytrace=False)
+
+
+@by_name(HOST)
+def test_what_is_said_of_the_hosts_network_is_so_where_it_may_change(host_outcomes, block):
+    assert host_outcomes.get(block.name) == [""]
 
 
 @by_name([block for block in PYTHON if block.info != "python"])
@@ -218,6 +235,13 @@ def test_the_reference_names_all_that_can_be_said(names):
             | ENDURED,
         ),
         (VMFaults, set()),
+        (
+            Network,
+            {"wire", "backend", "launch_spec", "discard", "keep_frames"}
+            | {"joints", "connect", "outlet"}
+            | {"disconnect", "overlaps"},
+        ),
+        (Capture, {"abandon"}),
         (Fault, {"aside", "revives", "undo", "turn"}),
         (ChaosRun, set()),
         (ExecResult, set()),
@@ -235,6 +259,7 @@ def test_the_reference_names_all_that_can_be_said(names):
                 "vm_started",
                 "vm_deleted",
             }
+            | {"create_network", "networks_owned_by"}
             | {"create_disk", "make_disk", "disks_owned_by", "create_template", "templates_owned_by"}
             | {
                 "close",

@@ -197,6 +197,11 @@ class TestBadInput:
             lan.impair(**keywords)  # type: ignore[arg-type]
         assert not qemuvm.faults.active()
 
+    def test_a_seed_is_told_whatever_it_is(self, pair: tuple[VM, VM], lan: Network) -> None:
+        assert pair[0] in lan.vms
+        with lan.impair(loss=0.1, seed=0) as fault:
+            assert fault.what.endswith("loss=0.1, seed=0")
+
     def test_nics_that_are_not_there(self, pair: tuple[VM, VM], vm_factory: VMFactory) -> None:
         for nic in (1, -1, True, "nic0", None):
             with pytest.raises(SpecError):

@@ -95,7 +95,9 @@ class NetworkFaults:
         ways = [self._names(side) if side is not None else None for side in (source, target)]
         ports = [self._ports(names) if names is not None else None for names in ways]
         start, end = (", ".join(names) if names is not None else "all" for names in ways)
-        given = ", ".join(f"{key}={value}" for key, value in asdict(impairment).items() if value)
+        given = ", ".join(
+            f"{key}={value}" for key, value in asdict(impairment).items() if value or key == "seed"
+        )
         what = f"network {self.name!r}, {start} to {end}: {given}"
         return self._injected(what, partial(segment.impair, impairment, *ports))
 
