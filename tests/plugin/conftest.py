@@ -64,9 +64,9 @@ class Remains:
 
 @pytest.fixture(autouse=True)
 def only_what_is_needed(request, monkeypatch):
-    """Have each pytest load this plugin and xdist, and no others that are installed: that is most of its start.
+    """Have each pytest load this plugin and xdist, and no others: these are most of its start.
 
-    That it is found by its entry point is shown by those that are marked ``all_plugins``, and by all examples.
+    That it is found by its entry point is shown by tests marked ``all_plugins``, and by all examples.
     """
     if request.node.get_closest_marker("all_plugins") is None:
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.01
 _NUMBER = "nproc"
+_ONLINE_NUMBER = "grep -c ^processor /proc/cpuinfo"
+"""It knows at once of a processor that came; what processes may run on follows."""
 _CPUS = "/sys/devices/system/cpu"
 _ONLINE = f"for cpu in {_CPUS}/cpu[1-9]*; do [ $(cat $cpu/online) = 1 ] && echo ${{cpu##*cpu}}; done"
 
@@ -169,7 +171,7 @@ def _order(slot: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _number(channel: AgentChannel, deadline: Deadline) -> int:
-    return int(channel.run(_NUMBER, deadline=deadline).stdout)
+    return int(channel.run(_ONLINE_NUMBER, deadline=deadline).stdout)
 
 
 def _await(channel: AgentChannel, number: int, deadline: Deadline) -> int:
