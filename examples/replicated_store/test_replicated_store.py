@@ -49,25 +49,26 @@ def ask_for(key):
     return f"wget -qO- '{STORE}?get&{key}'"
 
 
-def wait_to_have(node, **values):
-    """Wait until a node itself has these values, whatever the others have."""
-    looks = (f"grep -qx {value} /var/store/{key}/*" for key, value in values.items())
-    node.wait_until_succeeds(" && ".join(looks), timeout=30)
+def looks_for(**values):
+    """Return a command that succeeds where a node itself has these values, whatever the others have."""
+    return " && ".join(f"grep -qx {value} /var/store/{key}/*" for key, value in values.items())
 
 
 def test_a_majority_goes_on_and_the_minority_refuses(nodes, lan):
     lost, two, three = nodes
-    lost.wait_until_succeeds(ask_to_put("color", "red"))
-    wait_to_have(lost, color="red")
+    two.wait_until_succeeds(ask_to_put("color", "red"))
+    lost.wait_until_succeeds(looks_for(color="red"))
     with lan.partition(lost, [two, three]):
         # A client tries again: a node that was busy may have been taken for one that is gone.
         two.wait_until_succeeds(ask_to_put("color", "green"))
         three.wait_until_succeeds(ask_to_put("color", "blue"))
+        # It was acknowledged: so another one has it already, and the one that is lost cannot be it.
+        assert two.run(looks_for(color="blue")).ok
         # It has red, and must not say so: it cannot know that there is nothing newer.
         refused = [ask_to_put("split", "brain"), ask_for("color")]
         for answer in side_by_side(partial(lost.run, ask, check=False) for ask in refused):
             assert "503" in answer.stderr
-    wait_to_have(lost, color="blue")
+    lost.wait_until_succeeds(looks_for(color="blue"))
     for node in nodes:
         assert node.wait_until_succeeds(ask_for("color")).stdout == "blue\n"
         assert not node.run("ls /var/store/split", check=False).ok
@@ -89,4 +90,4 @@ def test_nothing_acknowledged_is_lost_whatever_the_lines_do(nodes, lan, chaos):
     acknowledged = dict(itertools.chain.from_iterable(answers))
     assert acknowledged
     for node in nodes:
-        wait_to_have(node, **acknowledged)
+        node.wait_until_succeeds(looks_for(**acknowledged))
