@@ -124,6 +124,8 @@ class Inside(Lifecycle):
 
     def wait_until_succeeds(self, cmd: str, timeout: float = RUN_SECONDS) -> ExecResult:
         """Run a command in the guest again and again until it succeeds; return the result that did."""
+        if not cmd.strip():
+            raise SpecError("wait_until_succeeds() of nothing", hint="give it a line for the guest's shell")
         return waits.until_succeeds(self._channel(), cmd, Deadline.after(timeout))
 
     def wait_for_file(self, path: str, timeout: float = RUN_SECONDS) -> None:

@@ -102,6 +102,8 @@ def locate_skip(report: pytest.TestReport, item: pytest.Item, error: BaseExcepti
 def _unmet(need: str, state: SessionState) -> str | None:
     """Return why a need cannot be met, or None if it can."""
     found = state.capabilities
+    if need == "net-admin" and state.settings.network_dry_run:
+        return "networks are a dry-run (--qemu-network-dry-run=no makes them)"
     if need == "net-admin":
         return None if may_administer_networks() else "this process may not make network devices"
     if found.mode == "dry-run":

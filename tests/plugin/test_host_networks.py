@@ -208,3 +208,19 @@ def test_the_reaper_removes_them(pytester, in_namespace):
     assert f"ended with {128 + signal.SIGKILL}" in "\n".join(result.outlines)
     assert "qv-" in (pytester.path / "before").read_text()
     assert result.ret == 0
+
+
+NEEDED = """
+import pytest
+
+@pytest.mark.qemuvm(template="bare", needs="net-admin")
+def test_it(network_factory, vm_factory):
+    vm = vm_factory(nics=[network_factory(kind="bridge")])
+    assert '"type":"tap"' in " ".join(vm.argv)
+"""
+
+
+def test_who_needs_them_is_skipped_where_they_are_a_dry_run(pytester, run, in_namespace):
+    pytester.makepyfile(NEEDED)
+    run("--qemu-real").assert_outcomes(skipped=1)
+    in_namespace(REAL, "--qemu-real").assert_outcomes(passed=1)

@@ -248,7 +248,8 @@ class Network(NetworkFaults):
         if self.backend == "user":
             outward = self.spec.outward
             return Link(self.name, "user", ip, prefix, subnet=str(self._subnet), outward=outward)
-        if not self.spec.addressing:
+        if not self.spec.addressing or self.backend == "tap":
+            # Names are the switch's to resolve, and it is none of the host's networks.
             return Link(self.name, self.backend, ip, prefix)
         return Link(self.name, self.backend, ip, prefix, str(self._subnet[1]), domain_of(self.name))
 
