@@ -151,6 +151,7 @@ def test_a_fork_of_the_test_that_lives_on_does_not_keep_the_reaper_waiting(pytes
     assert remains.wait_until_gone()
 
 
+@pytest.mark.all_plugins
 @pytest.mark.parametrize("method", ["signal", "thread"])
 def test_both_methods_of_pytest_timeout(pytester, run, remains, method):
     pytester.makepyfile(WAITS)

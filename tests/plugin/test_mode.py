@@ -281,6 +281,7 @@ def test_the_plugin_imports_nothing_heavy_and_starts_nothing_for_a_suite_without
     run(*args).assert_outcomes(passed=1)
 
 
+@pytest.mark.all_plugins
 def test_without_the_plugin_nothing_of_it_is_there(pytester, run):
     pytester.makepyfile(
         "def test_it(pytestconfig):\n    assert not hasattr(pytestconfig.option, 'qemu_real')\n"
