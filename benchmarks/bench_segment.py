@@ -19,15 +19,15 @@ import socket
 import statistics
 import time
 from contextlib import ExitStack
-from ipaddress import IPv4Network
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.host.capabilities import discover
-from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.host.paths import cache_dir
 from pytest_qemuvm.host.switch import Switchboard
 from pytest_qemuvm.machine.harness import Harness
-from pytest_qemuvm.spec.segment import Addressing, Impairment
+from pytest_qemuvm.spec.devices import NicSpec
+from pytest_qemuvm.spec.network import NetworkSpec
+from pytest_qemuvm.spec.segment import Impairment
 from pytest_qemuvm.spec.settings import resolve
 from pytest_qemuvm.spec.vm import VMSpec
 
@@ -42,7 +42,7 @@ LATENCY_BOUND = 0.3
 DELAY_BOUND = 0.1
 FRAMES = 1000
 SECONDS = 120.0
-DIRECT, SWITCHED = "10.9.0", "10.1.2"
+DIRECT = "10.9.0"
 
 
 def mac(number: int, side: int) -> str:
@@ -144,21 +144,18 @@ def lateness(sender: socket.socket, receiver: socket.socket) -> list[float]:
     return late
 
 
-def plug(vm: VM, number: int, side: int, peer: socket.socket, address: str) -> None:
-    """Give a VM an interface on a line."""
-    qmp = vm._running().qmp  # noqa: SLF001  # the harness's own face
-    name = f"line{side}"
-    qmp.name_fd(name, peer)
+def plug_directly(vm: VM, number: int, peer: socket.socket) -> str:
+    """Give a VM an interface on a line without a switch; return its address."""
+    qmp, own, address = vm.monitor, f"52:54:00:00:00:{number:02x}", f"{DIRECT}.{number}"
+    # As the guest is told of the harness's own.
+    vm.run(f"echo {own}={address}=255.255.255.0== >/run/qemuvm/net")
+    qmp.name_fd("line", peer)
     peer.close()
-    qmp.execute("netdev_add", {"type": "dgram", "id": name, "local": {"type": "fd", "str": name}})
-    place = {"bus": f"rp{side}", "netdev": name, "mac": mac(number, side), "romfile": ""}
-    qmp.execute("device_add", {"driver": "virtio-net-pci", "id": f"nic{side}", **place})
-    interface = f"eth{side}"
-    vm.run(f"until ip link show {interface}; do usleep 20000; done; ip link set {interface} up")
-    if side == 0:
-        vm.run(f"killall udhcpc; ip addr add {address}/24 dev {interface}", check=True)
-    else:
-        vm.run(f"until ip addr show {interface} | grep -q 'inet {address}/'; do usleep 20000; done")
+    qmp.execute("netdev_add", {"type": "dgram", "id": "line", "local": {"type": "fd", "str": "line"}})
+    place = {"bus": vm.plan.free_ports[-1], "netdev": "line", "mac": own, "romfile": ""}
+    qmp.execute("device_add", {"driver": "virtio-net-pci", "id": "direct", **place})
+    vm.wait_until_succeeds(f"ip addr show | grep -q 'inet {address}/'")
+    return address
 
 
 def round_trip(vm: VM, address: str) -> tuple[float, float]:
@@ -186,19 +183,13 @@ def machines(rounds: int, megabytes: int) -> bool:
     with ExitStack() as stack:
         harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
         stack.callback(harness.close)
-        board = Switchboard()
-        stack.callback(board.close)
-        segment = board.segment("bench", Addressing(IPv4Network(f"{SWITCHED}.0/24")))
+        lan = harness.create_network("lan", NetworkSpec(), "bench")
         one, two = (harness.create_started(None, VMSpec(template="tiny"), "bench") for _ in range(2))
-        for number, (vm, end) in enumerate(zip((one, two), pair(), strict=True), 1):
-            plug(vm, number, 0, end, f"{DIRECT}.{number}")
-        for number, vm in enumerate((one, two), 1):
-            address = f"{SWITCHED}.{number + 1}"
-            port = segment.connect(vm.name, mac(number, 1), address, (f"vm{number}",))
-            plug(vm, number, 1, port.take_peer(), address)
-            assert segment.probe(address, Deadline.after(SECONDS)) == port.mac
-        addresses = (f"{DIRECT}.2", f"{SWITCHED}.3")
-        addresses = (f"{DIRECT}.2", f"{SWITCHED}.3")
+        ends = pair()
+        direct = [plug_directly(vm, index + 1, ends[index]) for index, vm in enumerate((one, two))]
+        switched = [vm.hotplug(NicSpec(network=lan)).ip for vm in (one, two)]
+        lan.wait_all_up()
+        addresses = (direct[1], str(switched[1]))
         rows = [
             [(*round_trip(one, address), throughput(one, two, address, megabytes)) for address in addresses]
             for _ in range(rounds)
