@@ -74,6 +74,10 @@ class TestTalking:
         for network in (left, right):
             network.wait_all_up()
         assert reaches(inside, "router")
+        assert reaches(router, "inside")
+        assert reaches(router, "outside.right.test")
+        assert reaches(router, "outside")
+        assert not reaches(inside, "outside")
         assert reaches(outside, right.ip_of(router))
         inside.run(f"ip route add {right.subnet} via {left.ip_of(router)}")
         outside.run(f"ip route add {left.subnet} via {right.ip_of(router)}")

@@ -73,6 +73,10 @@ class Leases:
         member = self._members.get(mac)
         return member.names[0] if member is not None and member.names else None
 
+    def has(self, host: str) -> bool:
+        """Return whether a machine of that first name is a member."""
+        return any(member.names[:1] == (host,) for member in self._members.values())
+
     def addresses(self, name: dns.Name) -> list[IPv4Address] | None:
         """Return the addresses under a name, with or without the domain; None where nobody has that name."""
         found, named = [], False

@@ -18,11 +18,12 @@ from pytest_qemuvm.spec.addresses import checked_mac, parse_address
 from pytest_qemuvm.spec.segment import checked_host
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from ipaddress import IPv4Address
     from pathlib import Path
 
     from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.host.switch.leases import Leases
     from pytest_qemuvm.host.switch.reactor import Reactor
     from pytest_qemuvm.host.switch.stages import Stage
     from pytest_qemuvm.spec.segment import Addressing, Impairment
@@ -38,15 +39,26 @@ class Segment:
     pings, DHCP and DNS there.
     """
 
-    def __init__(self, reactor: Reactor, name: str, addressing: Addressing | None) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        name: str,
+        addressing: Addressing | None,
+        beside: Callable[[], Iterable[Leases]] = tuple,
+    ) -> None:
         self.name = name
         self.addressing = addressing
         self._reactor = reactor
-        self._station = None if addressing is None else Station(name, addressing)
+        self._station = None if addressing is None else Station(name, addressing, beside)
         self._fabric = Fabric(reactor, self._station)
         self._ports: tuple[Port, ...] = ()
         self._captures: tuple[Capture, ...] = ()
         self.closed = False
+
+    @property
+    def leases(self) -> Leases | None:
+        """The book of its addresses, for the switch's thread; None where it has none."""
+        return None if self._station is None else self._station.leases
 
     @property
     def ports(self) -> tuple[Port, ...]:

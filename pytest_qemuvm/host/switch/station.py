@@ -9,7 +9,7 @@ from pytest_qemuvm.host.switch import dhcp, dns, frames
 from pytest_qemuvm.host.switch.leases import Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from ipaddress import IPv4Address
 
     from pytest_qemuvm.spec.segment import Addressing
@@ -28,12 +28,16 @@ def station_mac(segment: str) -> bytes:
 class Station:
     """Answers to frames. It sends nothing by itself, and says nothing about what others should answer."""
 
-    def __init__(self, segment: str, addressing: Addressing) -> None:
+    def __init__(
+        self, segment: str, addressing: Addressing, beside: Callable[[], Iterable[Leases]] = tuple
+    ) -> None:
         self.mac = station_mac(segment)
         self.leases = Leases(addressing)
         self.address = addressing.station
         self._addressing = addressing
         self._address = addressing.station.packed
+        self._beside = beside
+        """Return the books of all segments: a machine in several asks one station for the names of all."""
         self._sought: dict[bytes, list[Callable[[bytes], object]]] = {}
 
     def hear(self, frame: bytes) -> bytes | None:
@@ -70,7 +74,7 @@ class Station:
         if packet.target != self._address or heard.destination != self.mac:
             return None
         if datagram is not None and datagram.target == dns.PORT:
-            answer = self._hear_dns(datagram)
+            answer = self._hear_dns(datagram, heard.source)
             return answer and self._udp(heard.source, packet.source, dns.PORT, datagram.source, answer)
         echo = frames.echo_reply(packet)
         return echo and self._ip(heard.source, frames.Packet(self._address, packet.source, frames.ICMP, echo))
@@ -91,13 +95,15 @@ class Station:
         answer = frames.Arp(frames.ANSWERS, self.mac, self._address, packet.sender_mac, packet.sender)
         return frames.Ethernet(heard.source, self.mac, frames.ARP, answer.encoded()).encoded()
 
-    def _hear_dns(self, datagram: frames.Datagram) -> bytes | None:
+    def _hear_dns(self, datagram: frames.Datagram, asker: bytes) -> bytes | None:
         asked = dns.query(datagram.payload)
         if asked is None:
             return None
         if asked.problem:
             return dns.reply(asked, asked.problem)
         addresses = self.leases.addresses(asked.name)
+        if addresses is None:
+            addresses = self._addresses_beside(asker, asked.name)
         if addresses is not None:
             fitting = addresses if asked.kind in (dns.A, dns.ANY) else []
             return dns.reply(asked, dns.NO_ERROR, dns.A, [address.packed for address in fitting])
@@ -106,6 +112,16 @@ class Station:
             fitting_names = names if asked.kind in (dns.PTR, dns.ANY) else []
             return dns.reply(asked, dns.NO_ERROR, dns.PTR, fitting_names)
         return dns.reply(asked, dns.NO_SUCH_NAME)
+
+    def _addresses_beside(self, asker: bytes, name: dns.Name) -> list[IPv4Address] | None:
+        """Return the addresses under a name in the other segments that a machine is in, too."""
+        own = self.leases.host_name(asker)
+        for leases in self._beside():
+            if leases is not self.leases and own is not None and leases.has(own):
+                found = leases.addresses(name)
+                if found is not None:
+                    return found
+        return None
 
     def _hear_dhcp(self, datagram: frames.Datagram) -> bytes | None:
         asked = dhcp.message(datagram.payload)

@@ -9,6 +9,7 @@ from pytest_qemuvm.host.switch.segment import Segment
 from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
+    from pytest_qemuvm.host.switch.leases import Leases
     from pytest_qemuvm.spec.segment import Addressing
 
 
@@ -22,9 +23,14 @@ class Switchboard:
     def segment(self, name: str, addressing: Addressing | None) -> Segment:
         """Make a network; without addressing it is a switch and nothing more."""
         self._reactor.raise_failure()
-        segment = Segment(self._reactor, checked_name(name, "network"), addressing)
+        segment = Segment(self._reactor, checked_name(name, "network"), addressing, self._leases)
         self._segments = [*(other for other in self._segments if not other.closed), segment]
         return segment
+
+    def _leases(self) -> list[Leases]:
+        """Return the books of all segments that have one."""
+        books = (segment.leases for segment in self._segments if not segment.closed)
+        return [book for book in books if book is not None]
 
     def close(self) -> None:
         """Close all segments and end the thread. Idempotent. Raises what failed on it, as QemuVMError."""
