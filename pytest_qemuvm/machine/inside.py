@@ -124,7 +124,8 @@ class Inside(Lifecycle):
 
     def wait_until_succeeds(self, cmd: str, timeout: float = RUN_SECONDS) -> ExecResult:
         """Run a command in the guest again and again until it succeeds; return the result that did."""
-        if not cmd.strip():
+        given: object = cmd
+        if isinstance(given, str) and not given.strip():
             raise SpecError("wait_until_succeeds() of nothing", hint="give it a line for the guest's shell")
         return waits.until_succeeds(self._channel(), cmd, Deadline.after(timeout))
 

@@ -156,7 +156,7 @@ class TestErrors:
 
 
 class TestPolicies:
-    @pytest.mark.parametrize("bus", ["virtio", "scsi", "usb"])
+    @pytest.mark.parametrize("bus", ["virtio", "usb"])
     def test_a_machine_that_stops_goes_on_and_has_lost_nothing(
         self, vm_factory: Callable[..., VM], bus: DiskBus, coherence: Observer
     ) -> None:

@@ -165,8 +165,9 @@ def test_a_paused_guest_is_not_waited_for(tiny):
         pass
 
 
-def test_what_cannot_be_taken_back_is_in_the_ledger(tiny):
+def test_what_cannot_be_taken_back_is_in_the_ledger(tiny, monkeypatch):
     """A guest that is paused between the plug and its own look at it neither takes the device nor lets go."""
+    monkeypatch.setattr("pytest_qemuvm.machine.hotplug._ROLLBACK_SECONDS", 1.0)
     tiny.hotplug(RngSpec()).unplug()
     before = devices(tiny), nodes(tiny)
     thread = InThread(lambda: tiny.hotplug(DiskSpec("1M"), timeout=1))

@@ -41,12 +41,10 @@ def suite(pytester, run):
     return run
 
 
-@pytest.mark.parametrize("way", ["option", "ini", "variable"])
-def test_all_but_the_first_come_out_of_it(pytester, suite, monkeypatch, remains, way):
+@pytest.mark.parametrize("way", ["option", "ini"])
+def test_all_but_the_first_come_out_of_it(pytester, suite, remains, way):
     if way == "ini":
         pytester.makeini("[pytest]\nqemu_pool = 2\n")
-    elif way == "variable":
-        monkeypatch.setenv("QEMUVM_POOL", "2")
     result = suite("--qemu-real", *(["--qemu-pool=2"] if way == "option" else []))
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
