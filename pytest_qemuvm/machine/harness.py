@@ -37,6 +37,7 @@ from pytest_qemuvm.machine.scope import EndOfScope, end_scope
 from pytest_qemuvm.machine.services import Services
 from pytest_qemuvm.machine.shelf import DiskShelf
 from pytest_qemuvm.machine.simulated import SimFaults
+from pytest_qemuvm.machine.stock import Stock
 from pytest_qemuvm.machine.templates import BuiltGuests, PlannedGuests
 from pytest_qemuvm.machine.uses import files_of, image_of
 from pytest_qemuvm.machine.vm import VM
@@ -44,7 +45,6 @@ from pytest_qemuvm.machine.wardens import Run, Wardens
 from pytest_qemuvm.plan import Surroundings
 from pytest_qemuvm.qmp.audit import AUDIT_NAME, AuditLog
 from pytest_qemuvm.qmp.schemas import SchemaSource
-from pytest_qemuvm.spec.devices import DiskSpec
 from pytest_qemuvm.spec.names import checked_name
 from pytest_qemuvm.spec.suite import NO_SUITE
 from pytest_qemuvm.spec.vm import VMSpec, laid_over
@@ -56,15 +56,12 @@ if TYPE_CHECKING:
     from pytest_qemuvm.devices.kind import DeviceKind
     from pytest_qemuvm.host.capabilities import Capabilities
     from pytest_qemuvm.host.memory import MemoryFile
-    from pytest_qemuvm.machine.disks import Disk
-    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
-    from pytest_qemuvm.spec.network import Link, NetworkSpec
+    from pytest_qemuvm.spec.network import Link
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.suite import Suite
-    from pytest_qemuvm.spec.template import TemplateSpec
 
 STATES = ("stopped", "running", "paused", "io-error", "guest-panicked", "shutdown")
 """What ``qemuvm.vms(state=...)`` accepts."""
@@ -83,7 +80,7 @@ class Extensions:
     collectors: Mapping[str, Collector] = field(default_factory=dict)
 
 
-class Harness:
+class Harness(Stock):
     """What the fixture ``qemuvm`` gives: the session's mode, its VMs, and the making of them."""
 
     def __init__(
@@ -197,86 +194,6 @@ class Harness:
         """Owners for whom a VM was really started."""
         return self._register.used_by
 
-    @property
-    def disk_dir(self) -> Path:
-        """Where the files of ``disk_factory`` are."""
-        return self.root / "disks@"
-
-    def disks(self, state: str | None = None) -> list[Disk]:
-        """Return the disks of the session, all or those ``available`` or ``attached``.
-
-        Raises SpecError (a ValueError) for any other state.
-        """
-        if state not in (None, "available", "attached"):
-            raise SpecError(
-                f"{state!r} is no state of a disk", hint=nearest(str(state), ("available", "attached"))
-            )
-        return [disk for disk in self._shelf.all() if state is None or disk.state == state]
-
-    def disk(self, name: str) -> Disk:
-        """Return a disk by name. Raises DiskNotFound."""
-        return self._shelf.get(name)
-
-    def create_disk(self, spec: DiskSpec, name: str | None, owner: str) -> Disk:
-        """Make a disk; its file is there, with that virtual size, when this returns. Raises DiskExists."""
-        disk = self._shelf.make(spec, name, owner)
-        self._publish()
-        return disk
-
-    def make_disk(self, name: str | None, owner: str, keywords: Mapping[str, Any]) -> Disk:
-        """Make a disk as ``disk_factory`` is asked for it, over what the suite's file says of that name.
-
-        With a template it is an overlay on the template's image, of the same size unless told otherwise.
-        """
-        known = self._suite.disks.get(name, {}) if name is not None else {}
-        wanted = {**known, **{key: value for key, value in keywords.items() if value is not None}}
-        template = wanted.pop("template", None)
-        if template is None:
-            return self.create_disk(DiskSpec(**{"size": "64M", **wanted}), name, owner)
-        start = self._library.get(template)
-        with start.in_use_by(name or "a disk that is being made"):
-            spec, image = start.planned_disk(wanted)
-            disk = self._shelf.make(spec, name, owner, (start.name, image))
-        self._publish()
-        return disk
-
-    def networks(self) -> list[Network]:
-        """Return the networks of the session."""
-        return self._networks.all()
-
-    def network(self, name: str) -> Network:
-        """Return a network by name. Raises NetworkNotFound."""
-        return self._networks.get(name)
-
-    def create_network(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
-        """Make a network; VMs can be connected to it when this returns. Raises NetworkExists, SpecError."""
-        network = self._networks.make(name, spec, owner)
-        self._publish()
-        return network
-
-    def networks_owned_by(self, owner: str) -> list[Network]:
-        """Return the networks that were made for an owner."""
-        return self._networks.all(owner)
-
-    def template(self, name: str) -> Template:
-        """Return a template by name: a built-in one, one of the suite's file, or one that a test made.
-
-        Raises TemplateNotFound.
-        """
-        return self._library.get(name)
-
-    def templates(self) -> list[Template]:
-        """Return the templates that were made in this session, the suite's as soon as they were asked for."""
-        return self._library.all()
-
-    def create_template(self, name: str, spec: TemplateSpec, owner: str) -> Template:
-        """Make a template; see ``TemplateLibrary.make``."""
-        return self._library.make(name, spec, owner)
-
-    def templates_owned_by(self, owner: str) -> list[Template]:
-        """Return the templates that were made for an owner, the last one first: it may rest on the others."""
-        return self._library.all(owner)[::-1]
-
     def spec_for(self, name: str | None, keywords: Mapping[str, Any], where: str) -> VMSpec:
         """Return a VM's spec: its template's keywords, over these the suite's for that name, and the given.
 
@@ -295,10 +212,6 @@ class Harness:
         boot = self._guests.boot(spec)
         names = (boot.kernel, boot.initrd) if boot else ()
         return [Path(name) for name in names if name and Path(name).exists()]
-
-    def disks_owned_by(self, owner: str) -> list[Disk]:
-        """Return the disks that were made for an owner."""
-        return self._shelf.all(owner)
 
     def vms(self, state: str | None = None) -> list[VM]:
         """Return the VMs of the session, all or those observed in a state.
