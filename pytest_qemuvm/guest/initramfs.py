@@ -50,6 +50,9 @@ AT_BOOT = (
 """What most boots load. It lies in the archive as it is; the rest, which few boots load, is compressed: the
 kernel copies the whole archive at every boot, and 16 MB of it took 0.2 s under emulation."""
 
+LEVEL = 6
+"""How hard gzip tries. 9, the default, takes 4.1 s for all modules instead of 0.4, and saves 26 KB of 6.9 MB."""
+
 _EMPTY = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "var/log", "usr/local/bin", "usr/local/sbin")
 _LINKS = {"sbin": "bin", "usr/bin": "../bin", "usr/sbin": "../bin", "linuxrc": "init", "var/run": "../run"}
 
@@ -114,7 +117,7 @@ def build_archive(busybox: Path, release: str, tree: ModuleTree | None) -> bytes
     plain = {module.name for module in tree.closure(AT_BOOT)} if tree is not None else set()
     for module in modules:
         data = without_signature(module.data)
-        data = data if module.name in plain else gzip.compress(data, mtime=0)
+        data = data if module.name in plain else gzip.compress(data, LEVEL, mtime=0)
         archive.file(f"{base}/{module_path(module.name, plain)}", data)
     archive.file(f"{base}/modules.dep", modules_dep(modules, partial(module_path, plain=plain)).encode())
     archive.file(f"{base}/modules.alias", modules_alias(modules).encode())
