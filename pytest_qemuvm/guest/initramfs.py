@@ -51,7 +51,7 @@ AT_BOOT = (
 kernel copies the whole archive at every boot, and 16 MB of it took 0.2 s under emulation."""
 
 LEVEL = 6
-"""How hard gzip tries. 9, the default, takes 4.1 s for all modules instead of 0.4, and saves 26 KB of 6.9 MB."""
+"""How hard gzip tries. The default, 9, takes 4.1 s for all modules, this 0.4 and 26 KB more of 6.9 MB."""
 
 _EMPTY = ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "var/log", "usr/local/bin", "usr/local/sbin")
 _LINKS = {"sbin": "bin", "usr/bin": "../bin", "usr/sbin": "../bin", "linuxrc": "init", "var/run": "../run"}
