@@ -144,6 +144,16 @@ class TestTalking:
         alone.wait_all_up()
         assert vm.ip == "10.44.0.15"
 
+    def test_a_guest_that_asks_by_dhcp_is_given_the_same(self, vm_factory: VMFactory, lan: Network) -> None:
+        one, _ = start(vm_factory, lan, "one", "two")
+        one.run("ip addr flush dev eth0; rm /etc/resolv.conf")
+        assert not reaches(one, "two")
+        one.run("udhcpc -i eth0 -n -q -t 10 -T 1 -s /lib/qemuvm/dhcp", timeout=30)
+        assert f"inet {one.ip}/24" in one.run("ip addr show eth0").stdout
+        assert "default" not in one.run("ip route").stdout
+        assert reaches(one, "two.lan.test")
+        assert reaches(one, "two")
+
     def test_a_clone_of_a_vm_is_another_on_the_segment(self, vm_factory: VMFactory, lan: Network) -> None:
         (one,) = start(vm_factory, lan, "one")
         twin = one.clone("twin")
