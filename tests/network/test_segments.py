@@ -233,7 +233,7 @@ class TestBookkeeping:
     def test_an_unknown_network(self, vm_factory: VMFactory, qemuvm: Harness) -> None:
         with pytest.raises(NetworkNotFound):
             vm_factory("bad", nics=[NicSpec(network="lam")])
-        assert qemuvm.vms() == []
+        assert "bad" not in {vm.name for vm in qemuvm.vms()}
 
     def test_addresses_that_are_taken(self, vm_factory: VMFactory, lan: Network) -> None:
         one = vm_factory("one", nics=[NicSpec(network=lan, mac="52:54:00:00:00:01")], start=False)
