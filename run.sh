@@ -68,8 +68,9 @@ if [ ! -e ".venv/$extra" ] || [ pyproject.toml -nt ".venv/$extra" ]; then
 fi
 .venv/bin/qemuvm setup $agreed
 
+# A file at a time to each worker, so that what a file shares is made once.
 case $suite in
-    examples) exec .venv/bin/python -m pytest --qemu-real -p no:cacheprovider -v examples "$@" ;;
-    # A file at a time to each worker, so that what a file shares is made once.
+    examples)
+        exec .venv/bin/python -m pytest --qemu-real -p no:cacheprovider -v -n auto --dist loadfile examples "$@" ;;
     tests) exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@" ;;
 esac

@@ -93,8 +93,20 @@ def test_loss_is_as_often_as_it_was_asked_for_and_the_same_again(segment, nics):
         outcomes.append(came)
         rule.remove()
     assert outcomes[0] == outcomes[1]
-    # Four standard deviations.
-    assert abs(len(outcomes[0]) - 700) < 4 * math.sqrt(1000 * 0.3 * 0.7)
+    assert len(outcomes[0]) == 700
+
+
+@pytest.mark.parametrize("share", [0.001, 0.0125, 0.07, 0.1, 0.5, 0.999])
+def test_of_each_thousand_frames_just_that_share_is_lost(segment, nics, share):
+    a, b, c, _ = nics
+    rule = segment.impair(Impairment(loss=share, seed=2), [a.port], [b.port])
+    lost = []
+    for _ in range(2):
+        before = rule.hits
+        numbers(a, b, c, 1000)
+        lost.append(rule.hits - before)
+    assert sum(lost) == round(2000 * share)
+    assert abs(lost[0] - 1000 * share) < 1
 
 
 def test_the_fate_of_a_line_does_not_hang_on_others(segment, nics):

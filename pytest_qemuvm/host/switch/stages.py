@@ -22,6 +22,9 @@ WAITING_BYTES = 128 << 10
 UNDER_WAY_BYTES = 32 << 20
 """What a rule may hold in all: a delay times what comes in that time."""
 _NEVER = math.inf
+_THOUSAND = 1000
+_ROUNDING = 1e-6
+"""What a share may lose where it is multiplied."""
 
 
 class Stage:
@@ -82,13 +85,43 @@ class Block(Stage):
         )
 
 
+class _Lots:
+    """Hit a share of what is drawn for: nobody knows which, and so many of each thousand.
+
+    Dice would do it too, but of a thousand frames of which a tenth is to be lost they lose 80 or 120.
+    """
+
+    def __init__(self, chance: random.Random, share: float) -> None:
+        self._chance = chance
+        self._share = share
+        self._left = 0
+        """How many lots are left of the present thousand, and how many of them hit."""
+        self._hits = 0
+        self._owed = 0.0
+
+    def draw(self) -> bool:
+        """Draw the next lot."""
+        if not self._left:
+            self._left = _THOUSAND
+            self._owed += self._share * _THOUSAND
+            self._hits = int(self._owed + _ROUNDING)
+            self._owed -= self._hits
+        hit = self._chance.random() * self._left < self._hits
+        self._left -= 1
+        self._hits -= hit
+        return hit
+
+
 class _Line:
     """What a rule knows of one way from one port to another."""
 
-    def __init__(self, source: Jack, target: Jack, seed: int) -> None:
+    def __init__(self, source: Jack, target: Jack, seed: int, what: Impairment) -> None:
         self.source, self.target = source, target
         # Each its own: what another line carries in between changes nothing here.
         self.random = random.Random(f"{seed}/{source.label}/{target.label}")  # noqa: S311  # dice, no secrets
+        self.lost = _Lots(self.random, what.loss)
+        self.doubled = _Lots(self.random, what.duplicate)
+        self.overtaking = _Lots(self.random, what.reorder)
         self.free = 0.0
         """When the last byte will have been put onto the line."""
         self.last = 0.0
@@ -130,14 +163,14 @@ class Impaired(Block):
         """Return whether the frame goes on unharmed; whatever else happens to it is done here."""
         line = self._lines.get((source, target))
         if line is None:
-            line = self._lines[source, target] = _Line(source, target, self.seed)
-        what, dice, now = self._impairment, line.random.random, time.monotonic()
-        if what.loss and dice() < what.loss:
+            line = self._lines[source, target] = _Line(source, target, self.seed, self._impairment)
+        what, now = self._impairment, time.monotonic()
+        if what.loss and line.lost.draw():
             self._hit("lost")
             target.drop("rule")
             return False
         copies = 1
-        if what.duplicate and dice() < what.duplicate:
+        if what.duplicate and line.doubled.draw():
             copies = 2
             self.counts["duplicated"] += 1
         elif not what.delay and what.bandwidth is None:
@@ -172,7 +205,7 @@ class Impaired(Block):
             out = line.free = now + waits + size / what.bandwidth
             self.counts["slowed"] += 1
         if what.delay:
-            if what.reorder and line.random.random() < what.reorder:
+            if what.reorder and line.overtaking.draw():
                 self.counts["reordered"] += 1
                 return out
             out += what.delay
