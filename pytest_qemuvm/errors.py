@@ -68,7 +68,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 def _rebuild(cls: type[QemuVMError], state: dict[str, Any]) -> QemuVMError:
@@ -101,6 +101,20 @@ class QemuVMError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by state, because subclasses take keyword-only evidence."""
         return _rebuild, (type(self), dict(self.__dict__))
+
+
+def end_with(end: Callable[[], object], error: BaseException | None, failing: str) -> None:
+    """End something on the way out of a ``with``, which ``error`` leaves, if it is one.
+
+    Where the end fails as well, the test's own failure is what went wrong first: it gets a note, which begins
+    with ``failing``. Without an error, what the end raises comes out.
+    """
+    try:
+        end()
+    except QemuVMError as problem:
+        if error is None:
+            raise
+        error.add_note(f"{failing}: {problem}")
 
 
 class SpecError(QemuVMError, ValueError):

@@ -45,8 +45,7 @@ class Address:
 
     mac: str
     link: Link | None = None
-    """Its network, which may give it an IP address. Without one, and on user-mode networking, it keeps its
-    own."""
+    """Its network, which may give it an IP address. On user-mode networking it keeps the one that it has."""
 
     def words(self) -> str:
         """Return it as the agent takes it: address, and of its network address, mask, resolver and domain."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.devices.disk import SECTOR
 from pytest_qemuvm.host.images import BACKING_FORMAT, MAGIC
-from pytest_qemuvm.host.write_log import DISCARD, SECTOR
+from pytest_qemuvm.host.write_log import DISCARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

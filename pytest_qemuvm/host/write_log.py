@@ -13,13 +13,13 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pytest_qemuvm.devices.disk import SECTOR
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import BinaryIO
 
-SECTOR = 512
 FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
 _HEADER = struct.Struct("<QQQQ")
 _KNOWN = FLUSH | FUA | DISCARD | MARK

@@ -21,6 +21,7 @@ from pytest_qemuvm.host.kept_image import KeptImage
 from pytest_qemuvm.host.memory import copy_data
 from pytest_qemuvm.host.write_log import Keep, read_log, surviving
 from pytest_qemuvm.plan import ImagePlan
+from pytest_qemuvm.spec.seeds import checked_seed
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -55,13 +56,12 @@ def checked_cut(keep: object, seed: object) -> tuple[Keep, int | None]:
     """Return what a power cut is to keep, with a seed where it needs one. Raises SpecError."""
     if keep not in get_args(Keep):
         raise SpecError(f"keep: {keep!r} is nothing a cut can keep", hint=nearest(str(keep), get_args(Keep)))
-    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise SpecError(f"seed: {seed!r} is not a number")
-    if seed is not None and keep != "random":
+    number = checked_seed(seed)
+    if number is not None and keep != "random":
         raise SpecError(f"seed: with keep={keep!r} nothing is left to chance", hint="use keep='random'")
-    if keep == "random" and seed is None:
-        seed = secrets.randbits(_SEED_BITS)
-    return keep, seed  # type: ignore[return-value]  # it is one of them
+    if keep == "random" and number is None:
+        number = secrets.randbits(_SEED_BITS)
+    return keep, number  # type: ignore[return-value]  # it is one of them
 
 
 class Caches:

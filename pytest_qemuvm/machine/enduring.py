@@ -76,9 +76,7 @@ class Enduring(Lifecycle):
         """Let its processors run on, where QEMU has stopped them for such a reason of its own."""
         with self._turn("resume"):
             if self._is_at(live) and self.state in states:
-                since = live.qmp.events.last
-                live.qmp.execute("cont")
-                live.qmp.wait_event("RESUME", since=since)
+                live.execute_until("cont", "RESUME")
                 self._recorder.switched(live, "running")
 
     def _is_at(self, live: Live) -> bool:

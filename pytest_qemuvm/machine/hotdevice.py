@@ -11,10 +11,10 @@ from pytest_qemuvm.errors import (
     CommandError,
     DiskStateError,
     NotAttached,
-    QemuVMError,
     QmpTimeout,
     SpecError,
     WaitTimeout,
+    end_with,
 )
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.backends import remove
@@ -90,13 +90,7 @@ class HotDevice:
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if not (self.present or self.left):
             return
-        try:
-            self.unplug()
-        except QemuVMError as problem:
-            if error is None:
-                raise
-            # The test's own failure is what went wrong first.
-            error.add_note(f"besides, {self.id!r} could not be unplugged: {problem}")
+        end_with(self.unplug, error, f"besides, {self.id!r} could not be unplugged")
 
     @property
     def id(self) -> str:

@@ -177,9 +177,7 @@ class Lifecycle(Starting):
     def _press_reset(self, live: Live) -> None:
         """Reset the machine, and return when QEMU says that it has been."""
         self._expect_reboot(live)
-        since = live.qmp.events.last
-        live.qmp.execute("system_reset")
-        live.qmp.wait_event("RESET", since=since)
+        live.execute_until("system_reset", "RESET")
 
     def _expect_reboot(self, live: Live) -> None:
         """Note that the present boot of the guest is about to end."""
@@ -203,8 +201,5 @@ class Lifecycle(Starting):
         state = self.state
         if state != before:
             raise VMStateError(f"VM {self.name!r} is {state}, not {before}")
-        # A wait that names its start leaves the event to the test's own waits as well.
-        since = live.qmp.events.last
-        live.qmp.execute(command)
-        live.qmp.wait_event(event, since=since)
+        live.execute_until(command, event)
         self._recorder.switched(live, after)

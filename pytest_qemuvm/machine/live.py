@@ -288,6 +288,13 @@ class Live:
         wait = self.qmp.events.wait(("GUEST_PANICKED", "SHUTDOWN"), _concerns_guest, since=self.since)
         wait.add_done_callback(self._on_guest_gone)
 
+    def execute_until(self, command: str, event: str) -> None:
+        """Send a command, and return when QEMU says by an event that it has come about."""
+        # A wait that names its start leaves the event to the test's own waits as well.
+        since = self.qmp.events.last
+        self.qmp.execute(command)
+        self.qmp.wait_event(event, since=since)
+
     def begin_anew(self) -> None:
         """Forget that the guest panicked: it is about to go on from a moment before that."""
         before, self.since = self.since, self.qmp.events.last

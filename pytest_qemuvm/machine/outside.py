@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import (
@@ -21,9 +19,13 @@ from pytest_qemuvm.machine.hotplug import PLUG_SECONDS
 from pytest_qemuvm.machine.keys import chord, keys_for
 from pytest_qemuvm.machine.lifecycle import Lifecycle
 from pytest_qemuvm.machine.nics import NicCapture, find_nic
+from pytest_qemuvm.spec.names import new_file
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from pytest_qemuvm.devices.place import Image
     from pytest_qemuvm.machine.hotdevice import HotDevice
     from pytest_qemuvm.spec.devices import DeviceSpec
@@ -95,13 +97,8 @@ class Outside(Lifecycle):
         """
         live = self._running()
         device = find_nic(live, nic)
-        target = (
-            Path(path).absolute()
-            if path is not None
-            else self.run_dir / f"{device.id}-{next(live.numbers)}.pcap"
-        )
-        if not target.parent.is_dir():
-            raise SpecError(f"no directory {target.parent} for the capture")
+        own = self.run_dir / f"{device.id}-{next(live.numbers)}.pcap"
+        target = own if path is None else new_file(path, "capture")
         return NicCapture(live, device, target)
 
     def balloon(self, size: int | str, *, timeout: float = BALLOON_SECONDS) -> None:
@@ -142,12 +139,7 @@ class Outside(Lifecycle):
                 f"VM {self.name!r} has no display",
                 hint="display=True, the default, gives one to every machine type with a PCI bus",
             )
-        given: object = path
-        if not isinstance(given, (str, os.PathLike)):
-            raise SpecError(f"{given!r} is not a path for the screenshot")
-        target = Path(given).absolute()
-        if not target.parent.is_dir():
-            raise SpecError(f"no directory {target.parent} for the screenshot")
+        target = new_file(path, "screenshot")
         self._services.provisioner.executables.require_guest(f"screen of VM {self.name!r}")
         self.monitor.execute("screendump", {"filename": str(target), "format": "png"})
         return target

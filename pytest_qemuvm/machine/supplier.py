@@ -62,8 +62,7 @@ class Supplier:
             assert isinstance(spec, DiskSpec)
             image, images = image_for(spec, f"{self._run_dir}/{name}")
             return replace(supplies, image=image), images
-        undo.callback(self._services.networks.disconnect, self._live.plan.name, name)
-        return self._supplied(kind, spec, replace(supplies, image=image)), ()
+        return self._supplied(kind, spec, replace(supplies, image=image), undo), ()
 
     def make_images(self, images: Iterable[ImagePlan], undo: ExitStack) -> None:
         """Make the images for a device; what removes them goes onto the stack."""
@@ -71,14 +70,14 @@ class Supplier:
             self._services.provisioner.make_image(plan, undo)
             self._images.add(Path(plan.path))
 
-    def _supplied(self, kind: DeviceKind, spec: DeviceSpec, supplies: Supplies) -> Supplies:
+    def _supplied(self, kind: DeviceKind, spec: DeviceSpec, supplies: Supplies, undo: ExitStack) -> Supplies:
         name = supplies.place.id
         if kind.needs == "mac":
-            mac = getattr(spec, "mac", None) or mac_address(
-                self._services.tag, f"{self._live.plan.name}/hot", _number(name)
-            )
             assert isinstance(spec, NicSpec)
-            link = self._services.networks.connect(self._live.plan.name, name, spec, mac)
+            vm, networks = self._live.plan.name, self._services.networks
+            mac = spec.mac or mac_address(self._services.tag, f"{vm}/hot", _number(name))
+            undo.callback(networks.disconnect, vm, name)
+            link = networks.connect(vm, name, spec, mac)
             return replace(supplies, mac=mac, link=link)
         if kind.needs == "path":
             return replace(supplies, path=str(self._services.socket_path()))

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_qemuvm.spec.devices import NicSpec
+
+
+def numbered_nics(nics: Iterable[NicSpec], tag: str, vm: str) -> Iterator[tuple[str, NicSpec, str]]:
+    """Yield the NICs of a VM's spec, each with its id and the MAC address that it will have."""
+    for index, nic in enumerate(nics):
+        yield f"nic{index}", nic, nic.mac or mac_address(tag, vm, index)
 
 
 def mac_address(tag: str, vm: str, index: int) -> str:

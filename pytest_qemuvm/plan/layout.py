@@ -20,7 +20,7 @@ from pytest_qemuvm.devices.platform import balloon, display, panic_notifier, vm_
 from pytest_qemuvm.devices.rng import rng
 from pytest_qemuvm.devices.serial import SERIAL, serial_port
 from pytest_qemuvm.errors import SpecError
-from pytest_qemuvm.plan.identity import mac_address
+from pytest_qemuvm.plan.identity import numbered_nics
 from pytest_qemuvm.plan.images import cache_for, image_for
 from pytest_qemuvm.plan.model import PlannedDevice, PlannedNic
 
@@ -111,11 +111,9 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         first = FIRST_TO_BOOT if boot == "disk" and index == 0 else None
         supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, bootindex=first)
         requested.append(_planned(DISK, disk_spec, supplies))
-    for index, nic_spec in enumerate(spec.nics):
+    for name, nic_spec, mac in numbered_nics(spec.nics, world.tag, world.name):
         if nic_spec.model != "virtio":
             _check_bus(nic_spec.model, machine, needs_pci=True)
-        name = f"nic{index}"
-        mac = nic_spec.mac or mac_address(world.tag, world.name, index)
         planned = PlannedNic(name, mac, nic_spec.forward, world.links.get(name))
         nics.append(planned)
         place = Place(name, ports.next(name), machine.transport)

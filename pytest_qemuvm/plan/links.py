@@ -9,15 +9,13 @@ if TYPE_CHECKING:
 
 Words = tuple[str, ...]
 
-LONGEST_NAME = 15
-"""Characters of a network device's name (IFNAMSIZ, with its end)."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def device_name(tag: str, number: int) -> str:
     """Return the name of a session's network device: its tag, which no other session has, and two characters.
 
-    Raises ValueError where these do not count so far.
+    That makes 15, which is as long as Linux lets it be. Raises ValueError where two do not count so far.
     """
     high, low = divmod(number, len(_DIGITS))
     if high >= len(_DIGITS):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.errors import QemuVMError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import pytest
@@ -30,13 +31,13 @@ def complete(
     harness = state.harness
     assert harness is not None
     vms = machines_of(item, state)
-    owners = {item.nodeid, *_wider_owners(item)}
+    owners = _owners(item)
     # An attribute of the report travels from an xdist worker to the controller by itself.
-    report.qemuvm_used = bool(owners & harness.used_by)  # type: ignore[attr-defined]
+    report.qemuvm_used = bool(harness.used_by.intersection(owners))  # type: ignore[attr-defined]
     report.qemuvm_starts = dict(harness.live_templates.take_starts())  # type: ignore[attr-defined]
     if call.when == "teardown":
         return
-    done = _done_to(item, state)
+    done = _done_to(owners, state)
     if report.failed:
         # A LaunchError shows the command line itself, 3,000 characters; a GuestBootError the console's end.
         said = str(call.excinfo.value) if call.excinfo is not None else ""
@@ -53,10 +54,10 @@ def complete(
         _keep_frames(directory, owners, state, report)
 
 
-def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
+def _done_to(owners: Sequence[str], state: SessionState) -> list[tuple[str, str]]:
     """Return what was done to machines and networks on the test's request, as sections of a report."""
     assert state.harness is not None
-    timeline, owners = state.harness.faults.timeline, (item.nodeid, *_wider_owners(item))
+    timeline = state.harness.faults.timeline
     moments = timeline.of(*owners)
     if not moments:
         return []
@@ -65,7 +66,7 @@ def _done_to(item: pytest.Item, state: SessionState) -> list[tuple[str, str]]:
     return [*timeline.attached(*owners), ("what was done to machines and networks", written(moments))]
 
 
-def _keep_frames(target: Path, owners: set[str], state: SessionState, report: pytest.TestReport) -> None:
+def _keep_frames(target: Path, owners: Sequence[str], state: SessionState, report: pytest.TestReport) -> None:
     """Keep the last frames of each segment, and what was captured, and say where."""
     assert state.harness is not None
     for network in (each for owner in owners for each in state.harness.networks_owned_by(owner)):
@@ -103,12 +104,13 @@ def machines_of(item: pytest.Item, state: SessionState) -> list[VM]:
     """Return the VMs that a test has to do with: its own, and those of wider scope that it uses."""
     harness = state.harness
     assert harness is not None
-    return [vm for owner in (item.nodeid, *_wider_owners(item)) for vm in harness.owned_by(owner)]
+    return [vm for owner in _owners(item) for vm in harness.owned_by(owner)]
 
 
-def _wider_owners(item: pytest.Item) -> list[str]:
+def _owners(item: pytest.Item) -> list[str]:
+    """Return the test, and the wider scopes that it uses machines or networks of."""
     names = getattr(item, "fixturenames", ())
-    owners = []
+    owners = [item.nodeid]
     if {"module_vm_factory", "module_network_factory"}.intersection(names):
         owners.append(item.nodeid.partition("::")[0])
     if {"session_vm_factory", "session_network_factory"}.intersection(names):

@@ -48,6 +48,14 @@ def checked_path(value: object, what: str) -> Path:
     return path
 
 
+def new_file(value: object, what: str) -> Path:
+    """Return the absolute path of a file that is to be made. Raises SpecError where no directory is there."""
+    path = checked_path(value, what).absolute()
+    if not path.parent.is_dir():
+        raise SpecError(f"no directory {path.parent} for the {what}")
+    return path
+
+
 def existing_file(value: object, what: str) -> Path:
     """Return the absolute path of a file that exists, under a name that QEMU's JSON can carry.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import SpecError
+from pytest_qemuvm.spec.seeds import checked_seed
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network
@@ -61,9 +62,7 @@ class Impairment:
             )
         if self.bandwidth is not None and not 1 <= _number(self.bandwidth, "bandwidth") < math.inf:
             raise SpecError(f"bandwidth={self.bandwidth!r} is not a number of bytes per second, from 1")
-        seed: object = self.seed
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise SpecError(f"seed={seed!r} is not a whole number")
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True)

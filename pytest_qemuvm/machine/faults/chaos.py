@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import QemuVMError, SpecError
 from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
+from pytest_qemuvm.spec.seeds import checked_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,11 +49,12 @@ class Chaos:
         A fault that cannot begin because its machine is gone, or is as another fault of these has left it, is
         passed over. Any other failure is a ChaosError at the end. Raises SpecError.
         """
+        named, given = _named(faults), checked_seed(seed, "chaos: ")
         run = ChaosRun(
             self._ledger,
             self._owner,
-            _named(faults),
-            _checked_seed(seed),
+            named,
+            secrets.randbits(32) if given is None else given,
             _seconds(interval, "interval"),
             math.inf if duration is None else _seconds(duration, "duration"),
         )
@@ -107,14 +109,6 @@ def name_of(fault: object) -> str | None:
         return None
     of = getattr(getattr(fault, "__self__", None), "name", None)
     return f"{of}.{name}" if isinstance(of, str) else str(name)
-
-
-def _checked_seed(seed: object) -> int:
-    if seed is None:
-        return secrets.randbits(32)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise SpecError(f"chaos: seed={seed!r} is not a whole number")
-    return seed
 
 
 def _seconds(value: object, key: str) -> float:

@@ -17,6 +17,7 @@ from pytest_qemuvm.errors import (
     SpecError,
     VMStateError,
     WaitTimeout,
+    end_with,
 )
 from pytest_qemuvm.machine.faults.schedule import Step, moves
 
@@ -87,13 +88,7 @@ class ChaosRun:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        try:
-            self.stop()
-        except QemuVMError as problem:
-            if error is None:
-                raise
-            # The test's own failure is what went wrong first.
-            error.add_note(f"besides: {problem}")
+        end_with(self.stop, error, "besides")
 
     @property
     def running(self) -> bool:

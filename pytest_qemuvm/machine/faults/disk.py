@@ -150,9 +150,7 @@ class DiskFaults(PowerFaults):
         others = [fault for fault in faults if fault.effect is not effect and fault.stopped_machine]
         if not mine or others or live.qmp.execute("query-status")["status"] != "io-error":
             return
-        since = live.qmp.events.last
-        live.qmp.execute("cont")
-        live.qmp.wait_event("RESUME", since=since)
+        live.execute_until("cont", "RESUME")
 
     def _found(self, disk: HotDevice | Disk | str | int) -> tuple[Live, HotDevice]:
         """Return the running machine and the device of a disk."""

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, overload
 
-from pytest_qemuvm.errors import QemuVMError
+from pytest_qemuvm.errors import QemuVMError, end_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,13 +82,7 @@ class Fault:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        try:
-            self.heal()
-        except QemuVMError as problem:
-            if error is None:
-                raise
-            # The test's own failure is what went wrong first.
-            error.add_note(f"besides, {self.what} could not be healed: {problem}")
+        end_with(self.heal, error, f"besides, {self.what} could not be healed")
 
 
 Made_co = TypeVar("Made_co", bound=Fault, covariant=True)

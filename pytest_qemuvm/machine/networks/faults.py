@@ -5,18 +5,18 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import NotConnected, SpecError
 from pytest_qemuvm.machine.networks.wires import SegmentOutlet, SegmentWire
-from pytest_qemuvm.spec.names import name_of
+from pytest_qemuvm.spec.names import name_of, new_file
 from pytest_qemuvm.spec.segment import Impairment
 from pytest_qemuvm.spec.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import ExitStack
+    from pathlib import Path
 
     from pytest_qemuvm.host.switch import Capture, Port, Rule, Segment
     from pytest_qemuvm.machine.faults.ledger import Fault, FaultLedger
@@ -159,9 +159,7 @@ class NetworkFaults:
 
     def _capture(self, path: str | Path, vm: VM | str | None) -> Capture:
         segment = self._segment("capture")
-        target = Path(path).absolute()
-        if not target.parent.is_dir():
-            raise SpecError(f"no directory {target.parent} for the capture")
+        target = new_file(path, "capture")
         if vm is None:
             return segment.capture(target)
         ports = self._ports(self._names(vm))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.nic import backend_of
 from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, QemuVMWarning, SpecError, nearest
-from pytest_qemuvm.plan.identity import mac_address
+from pytest_qemuvm.plan.identity import numbered_nics
 from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
@@ -117,16 +117,13 @@ class NetworkShelf:
         Raises NetworkNotFound, SpecError, AddressInUse; then none is connected.
         """
         wanted = [
-            (f"nic{index}", nic, self.get(nic.network))
-            for index, nic in enumerate(nics)
+            (name, nic, mac, self.get(nic.network))
+            for name, nic, mac in numbered_nics(nics, self._tag, vm)
             if nic.network is not None
         ]
-        self._check_apart(vm, [network for _, _, network in wanted])
+        self._check_apart(vm, [network for *_, network in wanted])
         try:
-            return {
-                name: network.connect(vm, name, nic, nic.mac or mac_address(self._tag, vm, int(name[3:])))
-                for name, nic, network in wanted
-            }
+            return {name: network.connect(vm, name, nic, mac) for name, nic, mac, network in wanted}
         except BaseException:
             self.disconnect(vm)
             raise
