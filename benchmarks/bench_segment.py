@@ -93,7 +93,7 @@ def sockets(rounds: int) -> bool:
     board = Switchboard()
     segment = board.segment("bench", None)
     ports = [segment.connect(f"nic{number}", mac(number, 1), None) for number in (1, 2)]
-    ends = [port.take_peer() for port in ports]
+    ends = [port.renew_peer() for port in ports]
     plain = pair()
     print(f"{'bytes':>8} {'direct/s':>10} {'switch/s':>10} {'ratio':>7}")
     for size in (64, 1514, 65000):

@@ -25,7 +25,7 @@ class Nic:
     def __init__(self, segment, number, ip=None, names=()):
         self.mac = mac(number)
         self.port = segment.connect(f"vm{number}/nic0", self.mac, ip, names)
-        self.socket = self.port.take_peer()
+        self.socket = self.port.renew_peer()
         self.socket.settimeout(PATIENCE)
 
     def renew(self):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from switch_nics import EVERYBODY, Nic, mac, meet, pcap
 
-from pytest_qemuvm.errors import HostFileError, InUse, QemuVMError, SpecError
+from pytest_qemuvm.errors import HostFileError, QemuVMError, SpecError
 from pytest_qemuvm.host.switch import Switchboard
 from pytest_qemuvm.host.switch.fabric import LEARNED
 from pytest_qemuvm.host.switch.jack import LONGEST, QUEUED_FRAMES
@@ -201,17 +201,12 @@ def test_what_waited_for_a_machine_before_is_not_for_the_next(nics):
     assert counters(b).dropped["absent"] > 0
 
 
-def test_a_line_is_taken_once(nics):
-    with pytest.raises(InUse):
-        nics[0].port.take_peer()
-
-
 def test_frames_for_a_machine_that_was_never_there_are_counted(segment, nics):
     port = segment.connect("later", mac(9), None)
     nics[0].send(EVERYBODY, b"")
     nics[0].reaches(nics[1])
     assert port.counters.dropped["absent"] == 2
-    with port.take_peer() as peer:
+    with port.renew_peer() as peer:
         nics[0].send(EVERYBODY, b"now")
         assert peer.recv(100)[14:] == b"now"
 

@@ -34,6 +34,15 @@ class Fabric:
         """Take a line into the segment."""
         self.jacks = (*self.jacks, jack)
 
+    def lost(self, jack: Jack) -> None:
+        """Note that there is no machine at a line any more, or another run of it."""
+        if self.station is not None:
+            self.station.lost(self.behind(jack))
+
+    def behind(self, jack: Jack) -> list[bytes]:
+        """Return the addresses that a line is known to lead to."""
+        return [mac for mac, at in self._learned.items() if at is jack]
+
     def unplug(self, jack: Jack) -> None:
         """Take a line out of the segment, and forget what was learned of it."""
         self.jacks = tuple(other for other in self.jacks if other is not jack)
@@ -79,6 +88,8 @@ class Fabric:
             stage.forget()
         for jack in self.jacks:
             jack.unplug()
+        if self.station is not None:
+            self.station.close()
         self.jacks = self._stages = ()
         self._learned.clear()
         self._changed()

@@ -34,7 +34,6 @@ class Port:
         self.closed = False
         self._reactor = reactor
         self._fabric = fabric
-        self._taken = False
 
     def __repr__(self) -> str:
         return f"<port {self.label} {self.mac}{' closed' if self.closed else ''}>"
@@ -49,12 +48,6 @@ class Port:
         """What has passed so far."""
         return self._reactor.call(self.jack.counters) if not self.closed else self.jack.counters()
 
-    def take_peer(self) -> socket.socket:
-        """Return QEMU's end of the line; the caller closes it. Raises InUse if it was taken before."""
-        if self._taken:
-            raise InUse(f"the line to {self.label} has been taken", hint="renew_peer()", holder=self.label)
-        return self.renew_peer()
-
     def renew_peer(self) -> socket.socket:
         """Return QEMU's end of a new line, and end the one before; the caller closes it.
 
@@ -66,9 +59,21 @@ class Port:
                 raise InUse(f"the port {self.label} is closed", holder=self.label)
             return self.jack.renew()
 
-        peer = self._reactor.call(renew)
-        self._taken = True
-        return peer
+        return self._reactor.call(renew)
+
+    def hang_up(self) -> None:
+        """Note that the machine's run is over: what it had with services ends. Idempotent."""
+        self._reactor.undo(self.jack.unplug)
+
+    def part(self) -> None:
+        """Note that the machine is not what it was a moment ago: what it had with services is reset."""
+
+        def act() -> None:
+            station = self._fabric.station
+            if station is not None and station.exchange is not None:
+                station.exchange.part(self._fabric.behind(self.jack))
+
+        self._reactor.undo(act)
 
     def close(self) -> None:
         """Take the port out of its segment. Idempotent."""

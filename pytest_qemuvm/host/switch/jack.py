@@ -82,6 +82,7 @@ class Jack:
         if sock is not None:
             self.fabric.reactor.forget(sock.fileno())
             sock.close()
+            self.fabric.lost(self)
             self.drop("absent", len(self._queue))
             self._queue.clear()
             self._queued = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_qemuvm.host.switch import dns
+from pytest_qemuvm.spec.services import HOST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,12 @@ class Leases:
                         found.append(address)
         return found if named else None
 
+    def own(self, name: dns.Name) -> list[IPv4Address] | None:
+        """Return the network's own address under its own name; None for another name."""
+        short = dns.name(HOST_NAME)
+        known = (short, (*short, *dns.name(self._addressing.domain)))
+        return [self._addressing.station] if name in known else None
+
     def names(self, reverse: dns.Name) -> Iterator[dns.Name]:
         """Yield the names, with the domain, of the address that is asked for backwards."""
         domain = dns.name(self._addressing.domain)
@@ -98,6 +105,8 @@ class Leases:
             if address is not None and dns.reverse(address.packed) == reverse:
                 for own in member.names:
                     yield (*dns.name(own), *domain)
+        if dns.reverse(self._addressing.station.packed) == reverse:
+            yield (*dns.name(HOST_NAME), *domain)
 
     def _free(self) -> IPv4Address | None:
         # From the end: those who are given addresses beforehand are given the first ones.

@@ -6,12 +6,14 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.errors import HostFileError, QemuVMError, SpecError
-from pytest_qemuvm.host.switch import frames, pcap
+from pytest_qemuvm.errors import AddressInUse, HostFileError, QemuVMError, SpecError
+from pytest_qemuvm.host.switch import dhcp, dns, frames, pcap
+from pytest_qemuvm.host.switch.exchange import Exchange
 from pytest_qemuvm.host.switch.fabric import Fabric
 from pytest_qemuvm.host.switch.handles import Capture, Port, Rule
 from pytest_qemuvm.host.switch.jack import Jack
 from pytest_qemuvm.host.switch.leases import Member
+from pytest_qemuvm.host.switch.services import Services
 from pytest_qemuvm.host.switch.stages import Block, Impaired, Partition
 from pytest_qemuvm.host.switch.station import Station
 from pytest_qemuvm.spec.addresses import checked_mac, parse_address
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.host.switch.leases import Leases
     from pytest_qemuvm.host.switch.reactor import Reactor
+    from pytest_qemuvm.host.switch.services import Service
     from pytest_qemuvm.host.switch.stages import Stage
     from pytest_qemuvm.spec.segment import Addressing, Impairment
+    from pytest_qemuvm.spec.services import Offer
 
 _ASK_AGAIN = 0.1
 """Seconds between two questions of a probe: a machine that boots does not hear the first ones."""
@@ -36,7 +40,7 @@ class Segment:
     """One Ethernet. Every method may be called from any thread, while frames flow; it holds when it returns.
 
     Without addressing the switch only switches. With it, it has an address of its own, and answers ARP,
-    pings, DHCP and DNS there.
+    pings, DHCP and DNS there. With the ``services`` of another network it has an address for them only.
     """
 
     def __init__(
@@ -45,15 +49,28 @@ class Segment:
         name: str,
         addressing: Addressing | None,
         beside: Callable[[], Iterable[Leases]] = tuple,
+        services: Services | None = None,
     ) -> None:
         self.name = name
         self.addressing = addressing
         self._reactor = reactor
-        self._station = None if addressing is None else Station(name, addressing, beside)
+        self._station = (
+            None if addressing is None else Station(name, addressing, beside, lends=services is None)
+        )
         self._fabric = Fabric(reactor, self._station)
+        self._own: Services | None = None
+        if self._station is not None:
+            if services is None:
+                services = self._own = Services(reactor, str(self._station.address))
+            self._offer(self._station, services)
         self._ports: tuple[Port, ...] = ()
         self._captures: tuple[Capture, ...] = ()
         self.closed = False
+
+    @property
+    def services(self) -> Services | None:
+        """What it offers of the host's; None where it has no address, or the services are another's."""
+        return self._own
 
     @property
     def leases(self) -> Leases | None:
@@ -97,6 +114,22 @@ class Segment:
         self._reactor.start()
         self._reactor.call(plug)
         return port
+
+    def serve(self, offer: Offer) -> Service:
+        """Have machines reach a service of the host's at the switch's own address.
+
+        Raises AddressInUse for a port that is taken, SpecError where the switch has no address.
+        """
+        services = self.services
+        if services is None:
+            raise SpecError(f"the network {self.name} has no address at which something could be served")
+        if offer.protocol == "udp" and offer.port in (dns.PORT, dhcp.SERVER_PORT):
+            raise AddressInUse(
+                f"{offer} of {services.ip} is the network's own",
+                "names are resolved and addresses are handed out there",
+                holder=f"network {self.name}",
+            )
+        return services.serve(offer)
 
     def partition(self, sides: Sequence[Collection[Port]]) -> Rule:
         """Drop what goes from one side to another. Ports on no side talk to everybody."""
@@ -204,12 +237,20 @@ class Segment:
 
         def end() -> None:
             self.closed = True
+            if self._own is not None:
+                self._own.closed = True
             self._fabric.close()
 
         self._reactor.undo(end)
         for port in self._ports:
             port.close()
         self._ports = self._captures = ()
+
+    def _offer(self, station: Station, services: Services) -> None:
+        station.exchange = Exchange(
+            self._reactor, self._fabric.send, station.mac, station.address.packed, services
+        )
+        services.exchanges.append(station.exchange)
 
     def _checked_host_address(self, ip: str) -> IPv4Address:
         address = parse_address(ip)

@@ -9,9 +9,10 @@ from pytest_qemuvm.host.switch import dhcp, dns, frames
 from pytest_qemuvm.host.switch.leases import Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from ipaddress import IPv4Address
 
+    from pytest_qemuvm.host.switch.exchange import Exchange
     from pytest_qemuvm.spec.segment import Addressing
 
 _LEASE = 86400
@@ -26,10 +27,18 @@ def station_mac(segment: str) -> bytes:
 
 
 class Station:
-    """Answers to frames. It sends nothing by itself, and says nothing about what others should answer."""
+    """Answers to frames. What it says by itself is its services', and questions that somebody else has asked.
+
+    With ``lends=False`` it has an address for its services, and lends none: somebody else does.
+    """
 
     def __init__(
-        self, segment: str, addressing: Addressing, beside: Callable[[], Iterable[Leases]] = tuple
+        self,
+        segment: str,
+        addressing: Addressing,
+        beside: Callable[[], Iterable[Leases]] = tuple,
+        *,
+        lends: bool = True,
     ) -> None:
         self.mac = station_mac(segment)
         self.leases = Leases(addressing)
@@ -38,6 +47,9 @@ class Station:
         self._address = addressing.station.packed
         self._beside = beside
         """Return the books of all segments: a machine in several asks one station for the names of all."""
+        self._lends = lends
+        self.exchange: Exchange | None = None
+        """Its services."""
         self._sought: dict[bytes, list[Callable[[bytes], object]]] = {}
 
     def hear(self, frame: bytes) -> bytes | None:
@@ -55,6 +67,16 @@ class Station:
         asks = frames.Arp(frames.ASKS, self.mac, self._address, _UNKNOWN, address.packed)
         return frames.Ethernet(frames.BROADCAST, self.mac, frames.ARP, asks.encoded()).encoded()
 
+    def lost(self, macs: Collection[bytes]) -> None:
+        """Note that machines have gone."""
+        if self.exchange is not None:
+            self.exchange.lost(macs)
+
+    def close(self) -> None:
+        """End its services."""
+        if self.exchange is not None:
+            self.exchange.close()
+
     def seek(self, address: IPv4Address, found: Callable[[bytes], object]) -> None:
         """Have somebody called with the MAC address of whoever says to the station that he has an address."""
         self._sought.setdefault(address.packed, []).append(found)
@@ -68,7 +90,7 @@ class Station:
             self._sought.pop(address.packed, None)
 
     def _hear_ip(self, heard: frames.Ethernet, packet: frames.Packet) -> bytes | None:
-        datagram = frames.udp(packet)
+        datagram = frames.udp(packet) if self._lends else None
         if datagram is not None and datagram.target == dhcp.SERVER_PORT:
             return self._hear_dhcp(datagram)
         if packet.target != self._address or heard.destination != self.mac:
@@ -76,6 +98,10 @@ class Station:
         if datagram is not None and datagram.target == dns.PORT:
             answer = self._hear_dns(datagram, heard.source)
             return answer and self._udp(heard.source, packet.source, dns.PORT, datagram.source, answer)
+        if packet.protocol in (frames.TCP, frames.UDP):
+            if self.exchange is not None:
+                self.exchange.hear(heard, packet)
+            return None
         echo = frames.echo_reply(packet)
         return echo and self._ip(heard.source, frames.Packet(self._address, packet.source, frames.ICMP, echo))
 
@@ -101,9 +127,7 @@ class Station:
             return None
         if asked.problem:
             return dns.reply(asked, asked.problem)
-        addresses = self.leases.addresses(asked.name)
-        if addresses is None:
-            addresses = self._addresses_beside(asker, asked.name)
+        addresses = self._addresses(asker, asked.name)
         if addresses is not None:
             fitting = addresses if asked.kind in (dns.A, dns.ANY) else []
             return dns.reply(asked, dns.NO_ERROR, dns.A, [address.packed for address in fitting])
@@ -113,15 +137,17 @@ class Station:
             return dns.reply(asked, dns.NO_ERROR, dns.PTR, fitting_names)
         return dns.reply(asked, dns.NO_SUCH_NAME)
 
-    def _addresses_beside(self, asker: bytes, name: dns.Name) -> list[IPv4Address] | None:
-        """Return the addresses under a name in the other segments that a machine is in, too."""
-        own = self.leases.host_name(asker)
-        for leases in self._beside():
-            if leases is not self.leases and own is not None and leases.has(own):
-                found = leases.addresses(name)
-                if found is not None:
-                    return found
-        return None
+    def _addresses(self, asker: bytes, name: dns.Name) -> list[IPv4Address] | None:
+        """Return the addresses under a name, here or in the other segments that a machine is in, too.
+
+        The name of the host is that of a machine which is called so, if there is one.
+        """
+        asks = self.leases.host_name(asker)
+        books = [self.leases]
+        if asks is not None:
+            books += [book for book in self._beside() if book is not self.leases and book.has(asks)]
+        found = (*(book.addresses(name) for book in books), *(book.own(name) for book in books))
+        return next((addresses for addresses in found if addresses is not None), None)
 
     def _hear_dhcp(self, datagram: frames.Datagram) -> bytes | None:
         asked = dhcp.message(datagram.payload)

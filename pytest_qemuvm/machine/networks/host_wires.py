@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.host import links
+from pytest_qemuvm.machine.networks.wires import no_service
 from pytest_qemuvm.plan import links as planned
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network
 
     from pytest_qemuvm.host.deadline import Deadline
+    from pytest_qemuvm.host.switch import Service
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.plan.links import Words
+    from pytest_qemuvm.spec.services import Offer
 
 
 class DeviceNames:
@@ -113,6 +117,14 @@ class HostWire:
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: D102
         device = self.bridge or self._taps.get(ip)
         return None if device is None else links.ask(device, ip, deadline)
+
+    def serve(self, offer: Offer, network: Network) -> Service:  # noqa: ARG002, D102
+        raise no_service(
+            network,
+            f"the host takes part in it itself, as {self._gateway}: listen there"
+            if self._gateway
+            else "the host takes part in it itself: give its device an address, and listen there",
+        )
 
     def close(self) -> None:  # noqa: D102
         if self.bridge is not None and self._made is not None:

@@ -16,17 +16,19 @@ from pytest_qemuvm.machine.networks.faults import NetworkFaults
 from pytest_qemuvm.machine.networks.wires import SegmentWire
 from pytest_qemuvm.spec.addresses import FIRST_HOST
 from pytest_qemuvm.spec.network import Link, domain_of
+from pytest_qemuvm.spec.services import checked_offer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pytest_qemuvm.host.switch import Capture
+    from pytest_qemuvm.host.switch import Capture, Service
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.networks.wires import Backend, Outlet, Wire
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.spec.devices import NicSpec
     from pytest_qemuvm.spec.network import NetworkKind, NetworkSpec
+    from pytest_qemuvm.spec.services import Protocol, Target
 
 UP_SECONDS = 60.0
 _USER_HOST = 15
@@ -172,6 +174,16 @@ class Network(NetworkFaults):
             kept.append(target / capture.name)
             shutil.copyfile(capture, kept[-1])
         return kept
+
+    def serve(self, port: int, to: Target, protocol: Protocol = "tcp") -> Service:
+        """Have the guests reach a service of the host's: at ``port`` of the address that is returned.
+
+        ``to`` is ``(host, port)``, a port of 127.0.0.1, or the path of a unix socket. On a segment guests
+        find the address as ``host``, too. It ends with ``close()`` of what is returned, a context manager, or
+        with the network; connections are reset then. Raises SpecError for what cannot be, AddressInUse for a
+        port that is taken.
+        """
+        return self.wire.serve(checked_offer(port, to, protocol), self)
 
     def delete(self) -> None:
         """Take it down. Idempotent. Raises NetworkInUse where VMs are connected to it."""

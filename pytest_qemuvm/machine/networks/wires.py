@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.spec.segment import is_host
 
 if TYPE_CHECKING:
@@ -11,8 +12,10 @@ if TYPE_CHECKING:
     from io import FileIO
 
     from pytest_qemuvm.host.deadline import Deadline
-    from pytest_qemuvm.host.switch import Port, Segment
+    from pytest_qemuvm.host.switch import Port, Segment, Service
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.plan.links import Words
+    from pytest_qemuvm.spec.services import Offer
 
 Backend = Literal["user", "dgram", "tap"]
 
@@ -41,6 +44,9 @@ class Wire(Protocol):
 
     def find(self, ip: str, deadline: Deadline) -> str | None:
         """Return the MAC address of who answers for an IP address; None where nobody does in time."""
+
+    def serve(self, offer: Offer, network: Network) -> Service:
+        """Have guests reach a service of the host's. Raises SpecError where it is not for the wire to do."""
 
     def close(self) -> None:
         """Take it down. Idempotent."""
@@ -73,8 +79,21 @@ class SegmentWire:
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: D102
         return self.segment.probe(ip, deadline)
 
+    def serve(self, offer: Offer, network: Network) -> Service:  # noqa: D102
+        if not network.spec.addressing:
+            raise SpecError(
+                f"network {network.name!r} has no address at which {offer} could be served",
+                hint="leave addressing=False out",
+            )
+        return self.segment.serve(offer)
+
     def close(self) -> None:  # noqa: D102
         self.segment.close()
+
+
+def no_service(network: Network, hint: str) -> SpecError:
+    """Return why nothing of the host's is served on a network."""
+    return SpecError(f"network {network.name!r}, which is a {network.kind}, serves nothing", hint=hint)
 
 
 class NoWire:
@@ -85,6 +104,9 @@ class NoWire:
 
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: ARG002, D102
         return None
+
+    def serve(self, offer: Offer, network: Network) -> Service:  # noqa: ARG002, D102
+        raise no_service(network, "kind='segment' does")
 
     def close(self) -> None:  # noqa: D102
         return
