@@ -25,7 +25,10 @@ _QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     # Network backends are in no other list (QEMU 7.2 to 10.0).
     ("human-monitor-command", {"command-line": "info network"}),
 )
-_NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)", re.MULTILINE)
+_NETWORK = re.compile(r"^(?: \\ )?(?:(\S+): )?(\S+): index=\d+,type=(\w+)", re.MULTILINE)
+"""The name and the kind of a backend or an interface; before that, if it is on a hub, its port there."""
+_ALONE = re.compile(r"^ \\ (\S+)\r?$", re.MULTILINE)
+"""A port of a hub that nothing is on."""
 _FILE_DRIVERS = ("file", "host_device")
 
 
@@ -50,12 +53,19 @@ def _graph(answers: list[Any]) -> Graph:
         block_nodes=frozenset(name for node in nodes if not (name := node["node-name"]).startswith("#")),
         images=frozenset(str(node["file"]) for node in nodes if node["drv"] in _FILE_DRIVERS),
         devices=_children(devices) | {f"anonymous {name}" for name in _children(nameless)},
-        netdevs=frozenset(name for name, kind in _NETWORK.findall(network) if kind != "nic"),
+        netdevs=_netdevs(network),
         chardevs=frozenset(entry["label"] for entry in chardevs),
         objects=_children(objects),
         jobs=frozenset(job["id"] for job in jobs),
         fdsets=frozenset(str(fdset["fdset-id"]) for fdset in fdsets),
     )
+
+
+def _netdevs(network: str) -> frozenset[str]:
+    """Return all network backends of which ``info network`` tells."""
+    found = _NETWORK.findall(network)
+    backends = {name for _, name, kind in found if kind != "nic"}
+    return frozenset(backends | {port for port, *_ in found if port} | set(_ALONE.findall(network)))
 
 
 def _children(entries: list[dict[str, str]]) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import DeviceKind
@@ -22,9 +23,8 @@ def nic(spec: NicSpec, place: Place, mac: str, link: Link | None = None) -> Frag
         properties["romfile"] = ""  # a boot ROM costs time and nobody boots from the network unasked
     properties.update(spec.properties)
     driver = place.virtio("net") if spec.model == "virtio" else spec.model
-    return Fragment(
-        place.id, "nic", (_backend(spec, backend_of(place.id), link), AddDevice(driver, place.id, properties))
-    )
+    steps = _backends(spec, backend_of(place.id), link)
+    return Fragment(place.id, "nic", (*steps, AddDevice(driver, place.id, properties)))
 
 
 def backend_of(name: str) -> str:
@@ -32,16 +32,50 @@ def backend_of(name: str) -> str:
     return f"{name}-net"
 
 
-def _backend(spec: NicSpec, name: str, link: Link | None) -> AddNetdev | AddPassedNetdev:
-    """Return what is behind a NIC.
+def descriptors_of(name: str, link: Link | None) -> tuple[str, ...]:
+    """Return the names of the descriptors that QEMU is handed for the NIC of that id."""
+    if link is None or not link.passes_descriptor:
+        return ()
+    own = backend_of(name)
+    return (own, f"{own}-line") if link.served else (own,)
+
+
+def _backends(spec: NicSpec, name: str, link: Link | None) -> tuple[AddNetdev | AddPassedNetdev, ...]:
+    """Return what is behind a NIC."""
+    if link is not None and link.backend in ("dgram", "tap"):
+        return (AddPassedNetdev(link.backend, name, name),)
+    if link is not None and link.backend == "hub":
+        return (AddNetdev("hubport", name, {"hubid": _hub(name)}),)
+    user = _user(spec, name, link)
+    return _served(user) if link is not None and link.served else (user,)
+
+
+def _served(user: AddNetdev) -> tuple[AddNetdev | AddPassedNetdev, ...]:
+    """Return two lines to the harness: one of the NIC's, one of user-mode networking's.
+
+    Between them it has services of the host's. On one hub with the NIC, QEMU would hear what is for these,
+    and reset each connection (libslirp 4.7, with ``restrict``).
+    """
+    name = user.id
+    own, line = replace(user, id=f"{name}-user"), AddPassedNetdev("dgram", f"{name}-line", f"{name}-line")
+    hub = _hub(name)
+    ports = (
+        AddNetdev("hubport", f"{each.id}-port", {"hubid": hub, "netdev": each.id}) for each in (own, line)
+    )
+    return own, line, *ports, AddPassedNetdev("dgram", name, name)
+
+
+def _hub(name: str) -> int:
+    """Return a number that no other NIC's hub has."""
+    return zlib.crc32(name.encode()) >> 1
+
+
+def _user(spec: NicSpec, name: str, link: Link | None) -> AddNetdev:
+    """Return QEMU's user-mode networking.
 
     The host's port of a forward is 0: QEMU binds one that is free, on the loopback address only, and is asked
     for it afterwards. Choosing a free port beforehand would race with everybody else on the host.
     """
-    if link is not None and link.backend in ("dgram", "tap"):
-        return AddPassedNetdev(link.backend, name, name)
-    if link is not None and link.backend == "hub":
-        return AddNetdev("hubport", name, {"hubid": zlib.crc32(name.encode()) >> 1})
     backend: dict[str, Any] = {"restrict": not (link.outward if link else spec.outward)}
     if link is not None and link.subnet is not None:
         backend["net"] = link.subnet

@@ -99,6 +99,7 @@ class Live:
         """The number of the last event before the present life of the guest: a restore begins another."""
         self.renewal_due = False
         """True while the guest stands still since a restore, and has neither the time nor new entropy."""
+        self._at_death: list[Callable[[], object]] = []
         self._stack = stack
         self.qmp: Qmp
         """The harness's own face of the monitor."""
@@ -269,6 +270,8 @@ class Live:
         self.interrupt.raise_(
             partial(QmpDisconnected, f"QEMU of {self.plan.name!r} has ended", status=status, log=log)
         )
+        for act in self._at_death:
+            act()
 
     def _on_guest_gone(self, wait: Future[Event]) -> None:
         """Note that the guest panicked or switched itself off. On the loop's thread."""
@@ -437,6 +440,11 @@ class Live:
         except QmpError:
             return False
         return True
+
+    def on_death(self, act: Callable[[], object]) -> None:
+        """Call that when QEMU has ended, on the loop's thread, and at the latest when the run is closed."""
+        self._at_death.append(act)
+        self.on_close(act)
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call that when the machine has ended, too."""

@@ -135,6 +135,7 @@ class Moments(Lifecycle):
         try:
             way.go(deadline)
             live.snapshots.load(snapshot, deadline)
+            self._services.networks.went_back(self.name)
         except QmpDisconnected:
             raise
         except QemuVMError as error:

@@ -203,6 +203,7 @@ class Starting(Observed):
             )
         live.on_close(self._uses.end_plugged)
         live.on_close(partial(services.faults.forget, live))
+        live.on_death(partial(services.networks.run_ended, self.name))
         live.hotplug = HotPlug(live, services, self._run_dir, services.kinds, self._uses)
         live.snapshots = Snapshots(live, self._run_dir, services.provisioner)
         live.layers = Layers(live)

@@ -96,7 +96,7 @@ class Supplier:
         with ExitStack() as handed_over:
             if isinstance(step, AddPassedNetdev) and link is not None:
                 networks, vm = self._services.networks, self._live.plan.name
-                end = networks.descriptor(vm, device.id, link, handed_over)
+                end = networks.descriptor(vm, device.id, link, step.fd, handed_over)
                 self._live.qmp.name_fd(step.fd, end, timeout=deadline)
             tell(step.plug(), deadline)
 

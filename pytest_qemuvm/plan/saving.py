@@ -47,7 +47,9 @@ def nics_saved(spec: VMSpec) -> tuple[NicSpec, ...]:
 def links_saved(world: Surroundings) -> dict[str, Link]:
     """Return how these are connected: to nobody, but for user-mode networking, which QEMU saves too."""
     return {
-        name: replace(link, network=SAVED, commands=()) if link.backend == "user" else Link(SAVED, "hub")
+        name: replace(link, network=SAVED, served=False, commands=())
+        if link.backend == "user"
+        else Link(SAVED, "hub")
         for name, link in world.links.items()
     }
 

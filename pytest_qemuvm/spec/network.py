@@ -13,6 +13,8 @@ NetworkKind = Literal["segment", "user", "tap", "bridge"]
 
 USER_SUBNET = "10.0.2.0/24"
 """What QEMU's user-mode networking uses unless told otherwise."""
+USER_GATEWAY, USER_SERVICES, USER_GUEST = 2, 5, 15
+"""The numbers in that subnet of the host as a guest sees it, of services, and of the guest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,8 @@ class Link:
     """With ``user``: the network that QEMU makes up for the guest."""
     outward: bool = False
     """With ``user``: whether the guest reaches the host's network."""
+    served: bool = False
+    """With ``user``: whether services of the host's are between the guest and what QEMU makes up."""
     commands: tuple[tuple[str, ...], ...] = ()
     """What makes it on the host; in a network dry-run what would make it."""
 
@@ -89,4 +93,4 @@ class Link:
     @property
     def passes_descriptor(self) -> bool:
         """Whether QEMU is handed an open descriptor to send and receive frames on."""
-        return self.backend in ("dgram", "tap")
+        return self.served or self.backend in ("dgram", "tap")

@@ -62,11 +62,11 @@ class Port:
         return self._reactor.call(renew)
 
     def hang_up(self) -> None:
-        """Note that the machine's run is over: what it had with services ends. Idempotent."""
-        self._reactor.undo(self.jack.unplug)
+        """Note that the machine has ended: so does what it had with services. Idempotent."""
+        self._reactor.undo(lambda: self._fabric.lost(self.jack))
 
     def part(self) -> None:
-        """Note that the machine is not what it was a moment ago: what it had with services is reset."""
+        """Note that the machine is what it was some time ago: what it had with services is reset."""
 
         def act() -> None:
             station = self._fabric.station

@@ -63,6 +63,7 @@ class Segment:
             if services is None:
                 services = self._own = Services(reactor, str(self._station.address))
             self._offer(self._station, services)
+        self._services = services
         self._ports: tuple[Port, ...] = ()
         self._captures: tuple[Capture, ...] = ()
         self.closed = False
@@ -74,8 +75,8 @@ class Segment:
 
     @property
     def leases(self) -> Leases | None:
-        """The book of its addresses, for the switch's thread; None where it has none."""
-        return None if self._station is None else self._station.leases
+        """The book of its addresses, for the switch's thread; None where it lends none."""
+        return None if self._station is None or self._own is None else self._station.leases
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -239,6 +240,10 @@ class Segment:
             self.closed = True
             if self._own is not None:
                 self._own.closed = True
+            station = self._station
+            if self._services is not None and station is not None and station.exchange is not None:
+                self._services.exchanges.remove(station.exchange)
+            self._services = None
             self._fabric.close()
 
         self._reactor.undo(end)

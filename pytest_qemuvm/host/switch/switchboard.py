@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_qemuvm.host.switch.reactor import Reactor
 from pytest_qemuvm.host.switch.segment import Segment
+from pytest_qemuvm.host.switch.services import Services
 from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
@@ -20,12 +21,19 @@ class Switchboard:
         self._reactor = Reactor()
         self._segments: list[Segment] = []
 
-    def segment(self, name: str, addressing: Addressing | None) -> Segment:
-        """Make a network; without addressing it is a switch and nothing more."""
+    def segment(self, name: str, addressing: Addressing | None, services: Services | None = None) -> Segment:
+        """Make a network; without addressing it is a switch and nothing more.
+
+        With ``services`` its address is there for these alone.
+        """
         self._reactor.raise_failure()
-        segment = Segment(self._reactor, checked_name(name, "network"), addressing, self._leases)
+        segment = Segment(self._reactor, checked_name(name, "network"), addressing, self._leases, services)
         self._segments = [*(other for other in self._segments if not other.closed), segment]
         return segment
+
+    def services(self, ip: str) -> Services:
+        """Make a book of services for several segments, on each of which the switch has that address."""
+        return Services(self._reactor, ip)
 
     def _leases(self) -> list[Leases]:
         """Return the books of all segments that have one."""

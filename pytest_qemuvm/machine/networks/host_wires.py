@@ -59,8 +59,14 @@ class TapOutlet:
         self._wire = wire
         self._is_closed = False
 
-    def open(self) -> FileIO:  # noqa: D102
+    def open(self, number: int = 0) -> FileIO:  # noqa: ARG002, D102
         return links.open_tap(self.device)
+
+    def run_ended(self) -> None:  # noqa: D102
+        return
+
+    def went_back(self) -> None:  # noqa: D102
+        return
 
     def close(self) -> None:  # noqa: D102
         if not self._is_closed:

@@ -13,9 +13,9 @@ from pytest_qemuvm.errors import AddressInUse, NetworkInUse, NotConnected, SpecE
 from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.networks.faults import NetworkFaults
-from pytest_qemuvm.machine.networks.wires import SegmentWire
+from pytest_qemuvm.machine.networks.wires import SegmentOutlet, SegmentWire
 from pytest_qemuvm.spec.addresses import FIRST_HOST
-from pytest_qemuvm.spec.network import Link, domain_of
+from pytest_qemuvm.spec.network import USER_GUEST, Link, domain_of
 from pytest_qemuvm.spec.services import checked_offer
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.services import Protocol, Target
 
 UP_SECONDS = 60.0
-_USER_HOST = 15
-"""The number in its subnet of the address that QEMU's user-mode networking hands out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +179,8 @@ class Network(NetworkFaults):
         ``to`` is ``(host, port)``, a port of 127.0.0.1, or the path of a unix socket. On a segment guests
         find the address as ``host``, too. It ends with ``close()`` of what is returned, a context manager, or
         with the network; connections are reset then. Raises SpecError for what cannot be, AddressInUse for a
-        port that is taken.
+        port that is taken, and on user-mode networking NetworkInUse where VMs are connected that know
+        nothing of services yet: the first one comes before them.
         """
         return self.wire.serve(checked_offer(port, to, protocol), self)
 
@@ -233,7 +232,8 @@ class Network(NetworkFaults):
         try:
             joint.outlet = self.wire.connect(f"{vm}/{nic}", mac, ip, vm)
             if joint.outlet is not None:
-                joint.link = replace(link, commands=joint.outlet.commands)
+                served = self.backend == "user" and isinstance(joint.outlet, SegmentOutlet)
+                joint.link = replace(link, served=served, commands=joint.outlet.commands)
         except BaseException:
             self.disconnect(vm, nic)
             raise
@@ -269,7 +269,7 @@ class Network(NetworkFaults):
         """Return the address that a NIC is to have. The caller holds the lock."""
         taken = {joint.link.ip: joint for joint in self._joints.values()}
         if self.backend == "user":
-            own = str(self._subnet[_USER_HOST])
+            own = str(self._subnet[USER_GUEST])
             if spec.ip not in (None, own):
                 raise SpecError(f"on user-mode networking the address is {own}, not {spec.ip}")
             return own

@@ -6,7 +6,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING
 
-from pytest_qemuvm.devices.nic import backend_of
+from pytest_qemuvm.devices.nic import descriptors_of
 from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, QemuVMWarning, SpecError, nearest
 from pytest_qemuvm.plan.identity import numbered_nics
 from pytest_qemuvm.spec.names import checked_name
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.networks.host_wires import DeviceNames
     from pytest_qemuvm.machine.networks.network import Network
-    from pytest_qemuvm.machine.networks.wires import Backend, Wire
+    from pytest_qemuvm.machine.networks.wires import Backend, Outlet, Wire
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.devices import NicSpec
@@ -144,19 +144,34 @@ class NetworkShelf:
                 if nic in (None, joint.nic):
                     network.disconnect(vm, joint.nic)
 
+    def run_ended(self, vm: str) -> None:
+        """Note that the QEMU of a VM has ended. On any thread."""
+        for outlet in self._outlets(vm):
+            outlet.run_ended()
+
+    def went_back(self, vm: str) -> None:
+        """Note that a VM is what it was some time ago."""
+        for outlet in self._outlets(vm):
+            outlet.went_back()
+
     def descriptors(self, vm: str, plan: MachinePlan, stack: ExitStack) -> Mapping[str, int]:
         """Return what a QEMU that is about to start has its NICs on, by name; closed with the stack."""
         return {
-            backend_of(nic.id): self.descriptor(vm, nic.id, nic.link, stack)
+            name: self.descriptor(vm, nic.id, nic.link, name, stack)
             for nic in plan.nics
-            if nic.link is not None and nic.link.passes_descriptor
+            if nic.link is not None
+            for name in descriptors_of(nic.id, nic.link)
         }
 
-    def descriptor(self, vm: str, nic: str, link: Link, stack: ExitStack) -> int:
+    def descriptor(self, vm: str, nic: str, link: Link, name: str, stack: ExitStack) -> int:
         """Return what a NIC is to be on, for one run of QEMU; closed with the stack."""
         outlet = self.get(link.network).outlet(vm, nic)
         assert outlet is not None
-        return _kept(outlet.open(), stack)
+        return _kept(outlet.open(descriptors_of(nic, link).index(name)), stack)
+
+    def _outlets(self, vm: str) -> list[Outlet]:
+        joints = [joint for network in self.all() for joint in network.joints(vm)]
+        return [joint.outlet for joint in joints if joint.outlet is not None]
 
     def _of(self, vm: str) -> list[Network]:
         return [network for network in self.all() if network.joints(vm)]
@@ -197,7 +212,7 @@ class NetworkShelf:
     def _wire(self, name: str, spec: NetworkSpec, subnet: IPv4Network) -> tuple[Backend, Wire]:
         """Return what a network is made of, which is there then. The caller holds the lock."""
         from pytest_qemuvm.machine.networks.host_wires import DeviceNames, HostWire  # noqa: PLC0415  # see make()
-        from pytest_qemuvm.machine.networks.wires import NoWire, SegmentWire  # noqa: PLC0415
+        from pytest_qemuvm.machine.networks.wires import SegmentWire, UserWire  # noqa: PLC0415
         from pytest_qemuvm.spec.network import domain_of  # noqa: PLC0415
         from pytest_qemuvm.spec.segment import Addressing  # noqa: PLC0415
 
@@ -205,7 +220,7 @@ class NetworkShelf:
             addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
             return "dgram", SegmentWire(self._switch().segment(name, addressing))
         if spec.kind == "user":
-            return "user", NoWire()
+            return "user", UserWire(name, subnet, self._switch)
         if self._is_real:
             self._links.check_allowed()
         else:
