@@ -45,20 +45,46 @@ def _name(machine: Machine) -> str:
 
 
 def network(machine: Machine) -> str:
-    """Return ``info network``: interfaces with their backends, then backends without."""
-    text = ""
+    """Return ``info network``: hubs, interfaces with their backends, then backends without."""
+    from pytest_qemuvm.sim.netdevs import on_hubs
+
+    text = _hubs(machine)
+    known = [*machine.netdevs.items(), *machine.gone_netdevs]
     for device in machine.devices.all():
-        if device.has("netdev"):
-            mac = device.given.get("mac", "52:54:00:12:34:56")
-            name = device.id or device.driver
-            text += f"{name}: index=0,type=nic,model={device.driver},macaddr={mac}\r\n"
-            for backend, netdev in [*machine.netdevs.items(), *machine.gone_netdevs]:
-                if netdev["peer"] is device:
-                    text += f" \\ {_backend(backend, netdev)}"
+        backends = [(name, netdev) for name, netdev in known if netdev["peer"] is device]
+        if device.has("netdev") and not any(netdev["type"] == "hubport" for _, netdev in backends):
+            text += _interface(device)
+            for backend, netdev in backends:
+                text += f" \\ {_backend(backend, netdev)}"
+    hubbed = on_hubs(machine)
     for backend, netdev in machine.netdevs.items():
-        if netdev["peer"] is None:
+        if netdev["peer"] is None and netdev["type"] != "hubport" and backend not in hubbed:
             text += _backend(backend, netdev)
     return text
+
+
+def _hubs(machine: Machine) -> str:
+    """Return the hubs, each with its ports and what is on them, the newest first."""
+    hubs: dict[int, str] = {}
+    for port, netdev in machine.netdevs.items():
+        if netdev["type"] != "hubport":
+            continue
+        behind = netdev["arguments"].get("netdev")
+        line = f" \\ {port}"
+        if netdev["peer"] is not None:
+            line += f": {_interface(netdev['peer'])}"
+        elif behind in machine.netdevs:
+            line += f": {_backend(behind, machine.netdevs[behind])}"
+        else:
+            line += "\r\n"
+        number = netdev["arguments"]["hubid"]
+        hubs[number] = line + hubs.get(number, "")
+    return "".join(f"hub {number}\r\n{text}" for number, text in reversed(hubs.items()))
+
+
+def _interface(device: Any) -> str:
+    mac = device.given.get("mac", "52:54:00:12:34:56")
+    return f"{device.id or device.driver}: index=0,type=nic,model={device.driver},macaddr={mac}\r\n"
 
 
 def _backend(name: str, netdev: dict[str, Any]) -> str:
@@ -71,11 +97,13 @@ def _backend(name: str, netdev: dict[str, Any]) -> str:
 
 def usernet(machine: Machine) -> str:
     """Return ``info usernet``: the forwarded ports."""
-    text = ""
+    from pytest_qemuvm.sim.netdevs import on_hubs
+
+    text, hubs = "", on_hubs(machine)
     for name, netdev in machine.netdevs.items():
         if netdev["type"] != "user":
             continue
-        text += f"Hub -1 ({name}):\r\n"
+        text += f"Hub {hubs.get(name, -1)} ({name}):\r\n"
         text += "  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n"
         for address, port, guest, end in netdev["forwards"]:
             text += (

@@ -25,6 +25,13 @@ def add(machine: Machine, arguments: dict[str, Any], passed: dict[str, int] | No
         raise NotModelled(f"network backends of type {kind!r}")
     if name in machine.netdevs:
         raise QmpRefusal(f"Duplicate ID '{name}'")
+    on_port = arguments.get("netdev") if kind == "hubport" else None
+    if on_port is not None:
+        behind = machine.netdevs.get(on_port)
+        if behind is None:
+            raise QmpRefusal(f"netdev '{on_port}' not found")
+        if behind["peer"] is not None or on_port in on_hubs(machine):
+            raise NotModelled("a network backend that is connected twice, at which QEMU aborts")
     forwards: list[Any] = []
     try:
         for rule in arguments.get("hostfwd", ()):
@@ -65,6 +72,12 @@ def _socket(name: str, arguments: dict[str, Any], passed: dict[str, int] | None)
     except OSError as error:
         raise QmpRefusal(f"{name}: Can't use file descriptor {fd}: {error.strerror}") from error
     return fd
+
+
+def on_hubs(machine: Machine) -> dict[str, int]:
+    """Return the backends that are on a port of a hub, with its number."""
+    ports = (netdev["arguments"] for netdev in machine.netdevs.values() if netdev["type"] == "hubport")
+    return {port["netdev"]: port["hubid"] for port in ports if "netdev" in port}
 
 
 def set_link(machine: Machine, name: str, *, up: bool) -> None:
