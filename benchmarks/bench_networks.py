@@ -2,6 +2,7 @@
 
 ``python benchmarks/bench_networks.py [machines] [rounds]``. The same machines without a network take turns
 with them in one process, so that a busy host is busy for both: what the network costs is the difference.
+After them come rounds with machines that the pool has had ready.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.vm import VM
 
 MACHINES, ROUNDS = 3, 15
+FILL_SECONDS = 60.0
+"""How long the pool may take to have its machines ready: it waits for an idle processor."""
 
 
 def on_a_segment(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> tuple[float, float]:
@@ -60,28 +63,64 @@ def alone(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> tuple[fl
     return ready, ran
 
 
+def out_of_the_pool(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> tuple[float, float]:
+    """Return the seconds until all are there, and until all have had an answer; the pool fills up before."""
+    harness.pool.settle(FILL_SECONDS)
+    began = time.perf_counter()
+    lan = harness.create_network(None, NetworkSpec(), "bench")
+    spec = VMSpec(nics=(NicSpec(network=lan),))
+    vms = list(pool.map(lambda _: harness.create_started(None, spec, "bench"), range(machines)))
+    ready = time.perf_counter() - began
+    targets = [*vms[1:], vms[0]]
+    list(pool.map(lambda pair: pair[0].run(f"ping -c 1 -W 5 {pair[1].ip}"), zip(vms, targets, strict=True)))
+    answered = time.perf_counter() - began
+    for vm in vms:
+        vm.delete()
+    lan.delete()
+    return ready, answered
+
+
+def a_harness(pool: int) -> Harness:
+    """Return a harness that has so many machines ready."""
+    settings = resolve({"real": True, "pool": str(pool)}, {}, {})
+    return Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
+
+
+def show(texts: tuple[str, ...], rows: list[tuple[float, ...]]) -> None:
+    """Print the columns of rows of seconds."""
+    for text, column in zip(texts, zip(*rows, strict=True), strict=True):
+        values = [value * 1000 for value in column]
+        print(f"  {text:40} {statistics.median(values):7.1f} ({min(values):.1f})")
+
+
 def main() -> None:
     """Measure and print."""
     machines, rounds = (
         int(sys.argv[at]) if len(sys.argv) > at else usual for at, usual in ((1, MACHINES), (2, ROUNDS))
     )
-    settings = resolve({"real": True}, {}, {})
-    harness = Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
-    try:
-        with ThreadPoolExecutor(machines) as pool:
+    print(f"{machines} clones of tiny, {rounds} rounds, milliseconds: median (least)")
+    with ThreadPoolExecutor(machines) as pool:
+        harness = a_harness(0)
+        try:
             on_a_segment(harness, pool, machines)  # makes the live templates where that has not been done
             alone(harness, pool, machines)
             rows = [
                 (*on_a_segment(harness, pool, machines), *alone(harness, pool, machines))
                 for _ in range(rounds)
             ]
-    finally:
-        harness.close()
-    columns = [[value * 1000 for value in column] for column in zip(*rows, strict=True)]
-    texts = ("segment: ready", "segment: each has had an answer", "alone: ready", "alone: each has run true")
-    print(f"{machines} clones of tiny, {rounds} rounds, milliseconds: median (least)")
-    for text, column in zip(texts, columns, strict=True):
-        print(f"  {text:32} {statistics.median(column):7.1f} ({min(column):.1f})")
+        finally:
+            harness.close()
+        show(
+            ("segment: ready", "segment: each has had an answer", "alone: ready", "alone: each has run true"),
+            rows,
+        )
+        harness = a_harness(machines)
+        try:
+            out_of_the_pool(harness, pool, machines)  # says what the pool is to have ready
+            waited = [out_of_the_pool(harness, pool, machines) for _ in range(rounds)]
+        finally:
+            harness.close()
+        show(("out of the pool: ready", "out of the pool: each has had an answer"), waited)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
-from pytest_qemuvm.errors import SpecError, nearest
+from pytest_qemuvm.errors import AddressInUse, NetworkNotFound, SpecError, nearest
 from pytest_qemuvm.host.executables import executables_for
 from pytest_qemuvm.host.lease import Origin
 from pytest_qemuvm.host.loop import LoopThread
@@ -241,24 +241,32 @@ class Harness(Stock):
 
     def create_started(self, name: str | None, spec: VMSpec, owner: str) -> VM:
         """Do what ``create`` does and start the VM; without a name it may be one that the pool has ready."""
-        # Who is in a network is known there by name and address: nobody can be prepared for it.
-        anyone = name is None and not any(nic.network for nic in spec.nics)
+        anyone = name is None and self._networks.may_wait(spec.nics)
         vm = self._from_pool(spec, owner) if anyone else None
         if vm is None:
             vm = self.create(name, spec, owner)
         vm.start()
         if anyone:
-            self.pool.want(vm)
+            self.pool.want(vm, self._networks.shapes(spec.nics))
         return vm
 
     def _from_pool(self, spec: VMSpec, owner: str) -> VM | None:
         if self.recordings.on:  # what is recorded does not depend on who was faster
             return None
-        vm = self.pool.take(spec, self._library.get(spec.template))
-        if vm is not None:
-            self._register.hand_over(vm, owner)
-            self._register.note_start(vm)
-            self._publish()
+        vm = self.pool.take(spec, self._library.get(spec.template), self._networks.suits)
+        if vm is None:
+            return None
+        try:
+            self._networks.unpark(vm.name)
+        except (
+            AddressInUse,
+            NetworkNotFound,
+        ):  # another thread has just taken the address, or the network away
+            self.pool.let_go(vm)
+            return None
+        self._register.hand_over(vm, owner)
+        self._register.note_start(vm)
+        self._publish()
         return vm
 
     def make_vm(
@@ -291,7 +299,8 @@ class Harness(Stock):
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
                 if links is None:
-                    links = self._networks.connect_all(name, planned.nics)
+                    connect = self._networks.park if pooled else self._networks.connect_all
+                    links = connect(name, planned.nics)
                 blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory, links))
                 vm = VM(name, spec, blueprint, self._services, images, memory)
                 vm.is_pooled = pooled

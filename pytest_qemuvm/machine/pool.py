@@ -43,10 +43,12 @@ class Wanted:
 
     spec: VMSpec
     template: Template
+    around: object = None
+    """What its networks are like."""
 
-    def fits(self, spec: VMSpec, template: Template) -> bool:
-        """Return whether it is the same: of equal spec, and of that very template."""
-        return self.template is template and self.spec == spec
+    def fits(self, spec: VMSpec, template: Template, around: object = None) -> bool:
+        """Return whether it is the same: of equal spec, of that very template, in networks like these."""
+        return self.template is template and (self.spec, self.around) == (spec, around)
 
 
 class Pool:
@@ -72,13 +74,16 @@ class Pool:
         self._thread: threading.Thread | None = None
         self._troubles: list[str] = []
 
-    def take(self, spec: VMSpec, template: Template) -> VM | None:
-        """Return a VM that only has to go on, which is the caller's now; None where there is none."""
+    def take(self, spec: VMSpec, template: Template, suits: Callable[[str], bool]) -> VM | None:
+        """Return a VM that only has to go on, which is the caller's now; None where there is none.
+
+        ``suits`` says by its name whether one can be where it is wanted.
+        """
         self._tell()
         taken = None
         with self._changed:
             for vm in list(self._ready):
-                if not Wanted(vm.spec, vm.blueprint.template).fits(spec, template):
+                if not Wanted(vm.spec, vm.blueprint.template).fits(spec, template) or not suits(vm.name):
                     continue
                 self._ready.remove(vm)
                 if self._is_good(vm):
@@ -90,17 +95,26 @@ class Pool:
             self._tell()
         return taken
 
-    def want(self, vm: VM) -> None:
-        """Have more of a VM that has just been started, if it can be had ahead; nothing else from now on."""
+    def let_go(self, vm: VM) -> None:
+        """Let a VM go that was taken, and is of no use after all."""
+        with self._changed:
+            self._leaving.append(vm)
+            self._changed.notify_all()
+
+    def want(self, vm: VM, around: object = None) -> None:
+        """Have more of a VM that has just been started, if it can be had ahead; nothing else from now on.
+
+        ``around`` is what its networks are like; with others, what is ready is of no use.
+        """
         if self.size == 0 or vm.started_as != "clone":
             return
         if any(disk.path is not None for disk in vm.blueprint.spec.disks):
             return  # a QEMU that waits would hold a lock on an image of the user's
         template = vm.blueprint.template
         with self._changed:
-            if self._wanted is None or not self._wanted.fits(vm.spec, template):
+            if self._wanted is None or not self._wanted.fits(vm.spec, template, around):
                 self._drop()
-                self._wanted = Wanted(vm.spec, template)
+                self._wanted = Wanted(vm.spec, template, around)
             if self._thread is None and not self._is_closed:
                 self._thread = threading.Thread(target=self._work, name="qemuvm-pool", daemon=True)
                 self._thread.start()

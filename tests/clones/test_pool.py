@@ -93,6 +93,115 @@ def test_it_has_everything_of_its_own(pool, vm_factory):
     assert len({row[4] for row in rows}) == len({row[5] for row in rows}) == 3
 
 
+# Networks
+
+
+@pytest.fixture
+def waited(pool, network_factory, vm_factory, qemuvm):
+    """What waits after a VM on a segment has come, and gone with its segment."""
+    lan = network_factory("lan")
+    first = vm_factory(nics=[lan])
+    assert pool.settle(SECONDS)
+    (ready,) = waiting(qemuvm)
+    assert lan.vms == (first,)
+    first.delete()
+    lan.delete()
+    return ready
+
+
+def test_one_that_waits_comes_into_the_next_network_like_the_last(waited, network_factory, vm_factory):
+    lan = network_factory("lan")
+    vm = vm_factory(nics=[lan])
+    assert vm is waited
+    assert lan.vms == (vm,)
+    other = vm_factory("other", nics=[lan])
+    lan.wait_all_up()
+    for one, another in ((vm, other), (other, vm)):
+        one.run(f"ping -c 1 -W 5 {another.ip} && ping -c 1 -W 5 {another.name}")
+    with lan.partition([vm], [other]):
+        assert not other.run(f"ping -c 1 -W 1 {vm.ip}", check=False).ok
+    for begin_anew in (vm.reset, vm.restart):
+        begin_anew()
+        lan.wait_all_up()
+        other.run(f"ping -c 1 -W 5 {vm.ip}")
+
+
+def test_one_that_waits_for_another_network_goes(waited, pool, network_factory, vm_factory, qemuvm):
+    wide = network_factory("lan", subnet="10.9.0.0/16")
+    first = vm_factory(nics=[wide])
+    assert first is not waited
+    assert first.ip.startswith("10.9.")
+    assert pool.settle(SECONDS)
+    (ready,) = waiting(qemuvm)
+    assert ready.ip.startswith("10.9.")
+    assert not waited.run_dir.exists()
+
+
+def test_it_waits_on_where_its_address_is_another_ones(pool, network_factory, vm_factory, qemuvm):
+    lan = network_factory("lan")
+    first = vm_factory(nics=[lan])
+    assert pool.settle(SECONDS)
+    (ready,) = waiting(qemuvm)
+    assert ready.ip == first.ip
+    second = vm_factory(nics=[lan])
+    assert second is not ready
+    assert second.ip != first.ip
+    assert waiting(qemuvm) == [ready]
+
+
+def test_several_that_wait_have_addresses_of_their_own_and_hear_nobody(
+    pool, network_factory, vm_factory, qemuvm, monkeypatch
+):
+    monkeypatch.setattr(pool, "size", 2)
+    lan = network_factory("lan")
+    first = vm_factory(nics=[lan])
+    assert pool.settle(SECONDS)
+    ready = waiting(qemuvm)
+    assert len({vm.ip for vm in ready}) == 2
+    assert lan.vms == (first,)
+    first.delete()
+    lan.delete()
+    lan = network_factory("lan")
+    vms = [vm_factory(nics=[lan]) for _ in ready]
+    assert vms == ready
+    for vm in vms:
+        # One that had heard the other would know its hardware address.
+        assert vm.run("ip neigh show nud reachable").stdout == ""
+    lan.wait_all_up()
+    vms[0].run(f"ping -c 1 -W 5 {vms[1].ip}")
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"ip": "10.77.0.99"}, {"mac": "52:54:00:12:34:56"}], ids=lambda chosen: next(iter(chosen))
+)
+def test_nobody_is_prepared_with_an_address_that_somebody_chose(
+    pool, network_factory, vm_factory, qemuvm, chosen
+):
+    lan = network_factory("lan")
+    vm_factory(nics=[NicSpec(network=lan, **chosen)])
+    assert pool.settle(SECONDS)
+    assert waiting(qemuvm) == []
+
+
+def test_nobody_is_prepared_for_user_mode_networking_of_a_network(pool, network_factory, vm_factory, qemuvm):
+    vm_factory(nics=[network_factory("out", kind="user")])
+    assert pool.settle(SECONDS)
+    assert waiting(qemuvm) == []
+
+
+def test_an_address_that_another_thread_has_just_taken(
+    waited, pool, network_factory, vm_factory, qemuvm, monkeypatch
+):
+    lan = network_factory("lan")
+    vm_factory("faster", nics=[lan])
+    monkeypatch.setattr(qemuvm._networks, "suits", lambda _vm: True)
+    vm = vm_factory(nics=[lan])
+    assert vm is not waited
+    assert vm.ip != waited.ip
+    assert pool.settle(SECONDS)
+    assert waited not in waiting(qemuvm)
+
+
 def test_its_clock_is_right_although_it_stood(filled, vm_factory):
     ready, _ = filled
     stood = time.time()

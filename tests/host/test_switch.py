@@ -62,6 +62,25 @@ def test_a_frame_for_somebody_known_goes_to_nobody_else(nics):
     assert a.reaches(c) == []
 
 
+def test_a_line_goes_over_to_another_port_with_whoever_is_on_it(board, nics):
+    a, b, c = nics
+    other = board.segment("net1", None)
+    moved, there = Nic(other, 7), Nic(other, 8)
+    moved.port.take_over(a.port)
+    before, a.port = a.port, moved.port
+    meet(a, there)
+    frame = there.send(a, b"to the one that moved")
+    assert a.receive() == frame
+    b.send(EVERYBODY, b"who is left")
+    assert c.receive()[14:] == b"who is left"
+    assert a.waiting() == []
+    assert before.counters.dropped == {"absent": 1}
+    before.close()
+    a.reaches(there)
+    for nic in (moved, there):
+        nic.socket.close()
+
+
 @pytest.mark.parametrize("group", [EVERYBODY, "33:33:00:00:00:01", "01:80:c2:00:00:00"])
 def test_a_frame_for_a_group_goes_to_all_others(nics, group):
     a, b, c = nics

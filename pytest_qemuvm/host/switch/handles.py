@@ -61,6 +61,10 @@ class Port:
 
         return self._reactor.call(renew)
 
+    def take_over(self, other: Port) -> None:
+        """Go on with another port's line, whose QEMU stays on it; the other port has none then."""
+        self._reactor.call(lambda: self.jack.take_over(other.jack))
+
     def hang_up(self) -> None:
         """Note that the machine has ended: so does what it had with services. Idempotent."""
         self._reactor.undo(lambda: self._fabric.lost(self.jack))

@@ -76,16 +76,30 @@ class Jack:
         self._socket = ours
         return theirs
 
+    def take_over(self, other: Jack) -> None:
+        """Have what is at the end of another line on this one, which that one has no more."""
+        sock = other._let_go()  # of the same class
+        if sock is not None:
+            self.unplug()
+            self._socket = sock
+            self.fabric.reactor.watch(sock.fileno(), self._ready)
+
     def unplug(self) -> None:
         """Close our end, if there is one; frames for the machine are dropped from now on."""
+        sock = self._let_go()
+        if sock is not None:
+            sock.close()
+
+    def _let_go(self) -> socket.socket | None:
+        """Have no socket any more, and drop what waited to be sent on it; return it if there was one."""
         sock, self._socket = self._socket, None
         if sock is not None:
             self.fabric.reactor.forget(sock.fileno())
-            sock.close()
             self.fabric.lost(self)
             self.drop("absent", len(self._queue))
             self._queue.clear()
             self._queued = 0
+        return sock
 
     def counters(self) -> Counters:
         """Return what has passed so far."""

@@ -13,7 +13,7 @@ from pytest_qemuvm.spec.names import checked_name
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
     from io import FileIO
     from ipaddress import IPv4Network
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
     from pytest_qemuvm.machine.networks.host_wires import DeviceNames
     from pytest_qemuvm.machine.networks.network import Network
+    from pytest_qemuvm.machine.networks.parking import Parking, Shape
     from pytest_qemuvm.machine.networks.wires import Backend, Outlet, Wire
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import MachinePlan
@@ -59,12 +60,15 @@ class NetworkShelf:
         self._names: DeviceNames | None = None
         self._switchboard: Switchboard | None = None
         self._networks: dict[str, tuple[Network, str]] = {}
+        self._parking: Parking | None = None
+        """There with the first network."""
         self._lock = threading.Lock()
 
     def make(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
         """Make a network. Raises NetworkExists, SpecError."""
         # What networks are made of is loaded with the first one: few suites have any.
         from pytest_qemuvm.machine.networks.network import House, Network  # noqa: PLC0415
+        from pytest_qemuvm.machine.networks.parking import Parking  # noqa: PLC0415
 
         with self._lock:
             if name is None:
@@ -79,6 +83,9 @@ class NetworkShelf:
             backend, wire = self._wire(name, spec, subnet)
             network = Network(name, spec, backend, subnet, wire, House(*self._found, self._forget))
             self._networks[name] = network, owner
+            if self._parking is None:
+                self._parking = Parking(self._double)
+        self._parking.note(network)
         return network
 
     def get(self, name: str) -> Network:
@@ -106,6 +113,8 @@ class NetworkShelf:
         """Take all networks down, and end the switch."""
         for network in self.all():
             network.discard()
+        if self._parking is not None:
+            self._parking.close()
         if self._switchboard is not None:
             self._switchboard.close()
 
@@ -128,6 +137,32 @@ class NetworkShelf:
             self.disconnect(vm)
             raise
 
+    # Machines that are ready before their networks are there
+
+    def may_wait(self, nics: Iterable[NicSpec]) -> bool:
+        """Return whether a VM with such NICs can be prepared before its networks are there."""
+        nics = [nic for nic in nics if nic.network is not None]
+        return not nics or (self._parking is not None and self._parking.allows(nics))
+
+    def shapes(self, nics: Iterable[NicSpec]) -> tuple[Shape, ...]:
+        """Return what the networks of these NICs are like."""
+        return () if self._parking is None else self._parking.shapes(nics)
+
+    def park(self, vm: str, nics: Sequence[NicSpec]) -> dict[str, Link]:
+        """Connect the NICs of a VM that is to wait for its networks; return how, by their ids."""
+        return (
+            {} if self._parking is None else self._parking.park(vm, list(numbered_nics(nics, self._tag, vm)))
+        )
+
+    def suits(self, vm: str) -> bool:
+        """Return whether the networks that a VM has waited for are there, as it expects them."""
+        return self._parking is None or self._parking.suits(vm, self.get)
+
+    def unpark(self, vm: str) -> None:
+        """Take a VM that has waited into its networks. Raises AddressInUse."""
+        if self._parking is not None:
+            self._parking.move(vm, self.get)
+
     def connect(self, vm: str, nic: str, spec: NicSpec, mac: str) -> Link | None:
         """Connect one NIC, in place of what it was connected to; None where its spec names no network."""
         if spec.network is None:
@@ -143,6 +178,8 @@ class NetworkShelf:
             for joint in network.joints(vm):
                 if nic in (None, joint.nic):
                     network.disconnect(vm, joint.nic)
+        if nic is None and self._parking is not None:
+            self._parking.leave(vm)
 
     def run_ended(self, vm: str) -> None:
         """Note that the QEMU of a VM has ended. On any thread."""
@@ -165,7 +202,8 @@ class NetworkShelf:
 
     def descriptor(self, vm: str, nic: str, link: Link, name: str, stack: ExitStack) -> int:
         """Return what a NIC is to be on, for one run of QEMU; closed with the stack."""
-        outlet = self.get(link.network).outlet(vm, nic)
+        double = None if self._parking is None else self._parking.double(vm, link.network)
+        outlet = (double or self.get(link.network)).outlet(vm, nic)
         assert outlet is not None
         return _kept(outlet.open(descriptors_of(nic, link).index(name)), stack)
 
@@ -233,6 +271,15 @@ class NetworkShelf:
         links = self._links if self._is_real else None
         return "tap" if links else "user", HostWire(links, self._names, own, bridge)
 
+    def _double(self, shape: Shape) -> Network:
+        """Return a segment that is like a network, as far as a machine that waits on it can tell."""
+        from pytest_qemuvm.machine.networks.network import House, Network  # noqa: PLC0415  # see make()
+        from pytest_qemuvm.machine.networks.wires import SegmentWire  # noqa: PLC0415
+
+        # Whoever waits has been given its address, and nobody is to find its name.
+        wire = SegmentWire(self._switch().segment(shape.name, None))
+        return Network(shape.name, shape.spec, "dgram", shape.subnet, wire, House(*self._found, _of_no_shelf))
+
     def _switch(self) -> Switchboard:
         from pytest_qemuvm.host.switch import Switchboard  # noqa: PLC0415  # few suites have networks
 
@@ -243,6 +290,10 @@ class NetworkShelf:
     def _forget(self, network: Network) -> None:
         with self._lock:
             self._networks.pop(network.name, None)
+
+
+def _of_no_shelf(_double: Network) -> None:
+    """Forget a network that nobody knew."""
 
 
 def _kept(end: socket.socket | FileIO, stack: ExitStack) -> int:
