@@ -51,11 +51,13 @@ COMMAND_LINE = " ".join(
         # A disk that was plugged at launch is there when its driver has loaded.
         "scsi_mod.scan=sync usb_storage.delay_use=0",
         "net.ifnames=0",
+        # A cursor that blinks makes each screenshot another picture, and is most of what an idle guest does.
+        "vt.global_cursor_default=0",
         # Room for hot-plugged memory above 4 GiB makes the kernel set 64 MiB aside for bouncing; 2 will do.
         "swiotlb=1024",
         # From here on: time, nothing else. Checks and hardening that a throw-away guest does without.
         "cryptomgr.notests nokaslr mitigations=off rodata=off init_on_alloc=0 hardened_usercopy=off",
-        "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0",
+        "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0 psi=0",
         "no_timer_check tsc=reliable noreplace-smp i8042.noaux rcupdate.rcu_expedited=1 random.trust_cpu=on",
         f"initcall_blacklist={','.join(_BLACKLIST)}",
     )
