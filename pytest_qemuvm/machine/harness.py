@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
+    from pytest_qemuvm.spec.boot import KernelBoot
     from pytest_qemuvm.spec.network import Link
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.suite import Suite
@@ -212,6 +213,15 @@ class Harness(Stock):
         boot = self._guests.boot(spec)
         names = (boot.kernel, boot.initrd) if boot else ()
         return [Path(name) for name in names if name and Path(name).exists()]
+
+    def netboot_files(self) -> KernelBoot:
+        """Return ``kernel``, ``initrd`` and ``append`` of the built-in guest, for a boot server of a test's.
+
+        The kernel is one that a boot loader takes, ``append`` its command line; a VM of the template ``tiny``
+        that boots them from the network has its agent like any other. Raises GuestUnavailable; in dry-run
+        NotSupportedInDryRun.
+        """
+        return self._guests.netboot()
 
     def vms(self, state: str | None = None) -> list[VM]:
         """Return the VMs of the session, all or those observed in a state.
