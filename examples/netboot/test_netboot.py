@@ -23,7 +23,7 @@ def boot_server(qemuvm, vm_factory, wire):
     vm.push(files.initrd, "/srv/initrd")
     vm.write_text("/srv/boot.ipxe", (HERE / "boot.ipxe").read_text().format(append=files.append))
     vm.push(HERE / "udhcpd.conf", "/etc/udhcpd.conf")
-    vm.run("ip addr add 10.9.0.1/24 dev eth0 && udhcpd -S /etc/udhcpd.conf && httpd -h /srv")
+    vm.run("ip addr add 10.9.0.1/24 dev eth0 && udhcpd -S -a 100 /etc/udhcpd.conf && httpd -h /srv")
     return vm
 
 

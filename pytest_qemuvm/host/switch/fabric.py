@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.host.switch import ndp
 from pytest_qemuvm.host.switch.pcap import Ring
 
 if TYPE_CHECKING:
@@ -93,6 +94,10 @@ class Fabric:
             self._hear(frame)
             if destination == own:
                 return
+        if source.no_router is not None and destination == ndp.ALL_ROUTERS:
+            answer = ndp.no_router(frame, source.no_router)
+            if answer is not None:
+                self.send(answer)
         target = self._learned.get(destination)
         if target is None:
             for other in self.jacks:
