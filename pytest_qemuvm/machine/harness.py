@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
+from pytest_qemuvm.devices.nic import BOOT_ROMS
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import SpecError, nearest
 from pytest_qemuvm.host.executables import executables_for
@@ -300,6 +301,8 @@ class Harness(Stock):
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
+                roms = [BOOT_ROMS[nic.model] for nic in planned.nics if nic.boot]
+                self._provisioner.executables.require_roms(roms)
                 if links is None:
                     links = self._networks.connect_all(name, planned.nics)
                 blueprint = Blueprint(template, spec, planned, self._world(name, planned, memory, links))

@@ -89,7 +89,7 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
 
 
 def _what_boots(spec: VMSpec, machine: Machine, world: Surroundings) -> Boot:
-    """Return what the processor runs first. Raises SpecError where it cannot, and for what it has no use for."""
+    """Return what the processor runs first. Raises SpecError where it cannot, or has no use for a key."""
     if spec.kernel and world.boot is None:
         raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
     if spec.boot not in ("disk", "network"):
@@ -101,7 +101,8 @@ def _what_boots(spec: VMSpec, machine: Machine, world: Surroundings) -> Boot:
         return "kernel" if world.boot else "none"
     if not machine.boots_disks:
         raise SpecError(
-            f"the firmware of {machine.name} boots no {spec.boot}", hint="use machine='q35', or boot='none'"
+            f"the firmware of {machine.name} boots from no {spec.boot}",
+            hint="use machine='q35', or boot='none'",
         )
     if spec.boot == "network":
         if not any(nic.boot for nic in spec.nics):

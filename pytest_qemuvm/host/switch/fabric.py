@@ -91,13 +91,9 @@ class Fabric:
         if not sender[0] & 1 and sender != own:
             self._learn(sender, source)
         if destination[0] & 1 or destination == own:
-            self._hear(frame)
+            self._hear(source, frame)
             if destination == own:
                 return
-        if source.no_router is not None and destination == ndp.ALL_ROUTERS:
-            answer = ndp.no_router(frame, source.no_router)
-            if answer is not None:
-                self.send(answer)
         target = self._learned.get(destination)
         if target is None:
             for other in self.jacks:
@@ -117,8 +113,10 @@ class Fabric:
         self._learned[mac] = jack
         self._changed()
 
-    def _hear(self, frame: bytes) -> None:
+    def _hear(self, source: Jack, frame: bytes) -> None:
         answer = None if self.station is None else self.station.hear(frame)
+        if answer is None and source.no_router is not None:
+            answer = ndp.no_router(frame, source.no_router)
         if answer is not None:
             self.send(answer)
 

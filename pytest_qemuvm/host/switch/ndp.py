@@ -9,8 +9,6 @@ import struct
 
 from pytest_qemuvm.host.switch import frames
 
-ALL_ROUTERS = bytes.fromhex("333300000002")
-"""Where a machine asks for routers."""
 _IPV6, _ICMPV6 = 0x86DD, 58
 _SOLICITATION, _ADVERTISEMENT = 133, 134
 _HOPS = 255

@@ -90,8 +90,8 @@ class NoWire:
     def connect(self, label: str, mac: str, ip: str | None, vm: str) -> None:  # noqa: ARG002, D102
         return
 
-    def expect_boot(self, outlet: Outlet) -> None:  # noqa: D102
-        """QEMU answers by itself."""
+    def expect_boot(self, outlet: Outlet) -> None:
+        """Do nothing: QEMU answers by itself."""
 
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: ARG002, D102
         return None
