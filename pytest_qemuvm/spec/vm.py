@@ -195,9 +195,9 @@ class VMSpec:
     """The image's format, to be said with every image: it is never guessed."""
     boot: Boot | None = None
     """``"kernel"``, ``"disk"``, ``"network"`` or ``"none"``. None: ``bare`` boots the image, if it has one;
-    both templates the network, if a NIC is there to be booted from (``NicSpec(boot=True)``); else ``tiny`` its
-    kernel, and ``bare`` nothing. With ``bare``, ``"disk"`` goes on to such NICs where the disk has nothing to
-    boot, and ``"network"`` to the first disk."""
+    both templates the network, if a NIC is there to be booted from (``NicSpec(boot=True)``); else ``tiny``
+    its kernel, and ``bare`` nothing. With ``bare``, ``"disk"`` goes on to such NICs where the disk has nothing
+    to boot, and ``"network"`` to the first disk."""
     start: Start | None = None
     """``"clone"``: from the saved memory of a machine like it, which is made once; ``"cold"``: by booting;
     ``"auto"``: as a clone where that can be. None is what ``--qemu-start`` says."""
