@@ -196,8 +196,8 @@ class VMSpec:
     boot: Boot | None = None
     """``"kernel"``, ``"disk"``, ``"network"`` or ``"none"``. None: ``bare`` boots the image, if it has one;
     both templates the network, if a NIC is there to be booted from (``NicSpec(boot=True)``); else ``tiny``
-    its kernel, and ``bare`` nothing. With ``bare``, ``"disk"`` goes on to such NICs where the disk has nothing
-    to boot, and ``"network"`` to the first disk."""
+    its kernel, and ``bare`` nothing. With ``bare``, ``"disk"`` goes on to such NICs where the disk has
+    nothing to boot, and ``"network"`` to the first disk."""
     start: Start | None = None
     """``"clone"``: from the saved memory of a machine like it, which is made once; ``"cold"``: by booting;
     ``"auto"``: as a clone where that can be. None is what ``--qemu-start`` says."""

@@ -112,7 +112,7 @@ class TestBooting:
             client.start()
         assert "nothing for you" in caught.value.console
         assert "No bootable device" in caught.value.console
-        assert "boot.ipxe" not in caught.value.brief
+        assert "nothing to boot" in caught.value.brief
         assert client.state == "stopped"
 
 
