@@ -56,6 +56,12 @@ def hand_out(server: VM, *lines: str) -> None:
     server.write_text("/srv/boot.ipxe", "\n".join(("#!ipxe", *lines, "")))
 
 
+def press_a_key(client: VM) -> None:
+    """Have the boot ROM go on, which would wait 2 s for somebody who wants to talk to it."""
+    client.console.expect("Press Ctrl-B for")
+    client.console.send("")
+
+
 @GUEST
 class TestBooting:
     def test_the_built_in_guest_is_up_like_any_other(
@@ -82,6 +88,7 @@ class TestBooting:
         nic = NicSpec(network=wire, boot=True, model="e1000e")
         client = vm_factory(template="bare", boot="disk", disks=[DiskSpec("16M")], nics=[NicSpec(), nic])
         client.console.expect("Booting from Hard Disk")
+        press_a_key(client)
         client.console.expect("hello from .* over 82574")
         with pytest.raises(NoChannel):
             client.run("true")
@@ -92,7 +99,9 @@ class TestBooting:
         hand_out(server, "echo nothing for you", "exit")
         nics = [NicSpec(network=wire, boot=True)]
         client = vm_factory(template="bare", boot="network", image=image, format="raw", nics=nics)
+        press_a_key(client)
         client.console.expect("nothing for you")
+        press_a_key(client)
         client.console.expect("hello from the disk")
 
     def test_a_disk_comes_first_where_it_is_said(
