@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import GuestUnavailable
@@ -24,7 +25,6 @@ from pytest_qemuvm.spec.boot import KernelBoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 BUILDER = 3
 """Raised whenever this package builds something else from the same inputs."""
@@ -73,6 +73,8 @@ class TinyGuest:
     """Kernel, archive and command line."""
     key: str
     """Changes whenever anything that shapes the guest does; part of the key of live templates."""
+    vmlinuz: Path
+    """The kernel that it was made of, as a boot loader takes it."""
     directory: Path
     """The build, which belongs to the cache: read only."""
     release: str
@@ -171,7 +173,10 @@ def _load(directory: Path, key: str) -> TinyGuest | None:
             initrd=str(directory / "initrd"),
             append=COMMAND_LINE,
         )
-        return TinyGuest(boot, key, directory, manifest["release"], manifest["origin"], manifest["note"])
+        vmlinuz = Path(manifest["vmlinuz"])
+        return TinyGuest(
+            boot, key, vmlinuz, directory, manifest["release"], manifest["origin"], manifest["note"]
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or touched by somebody: it is built (again).
         return None

@@ -183,7 +183,9 @@ class Live:
         except (VMStateError, QmpDisconnected) as error:
             raise self._boot_error(
                 f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}",
-                "the whole console is kept under --qemu-artifacts",
+                "the console shows how far its boot ROM came: somebody has to hand out a boot file by then"
+                if self.plan.boot == "network"
+                else "the whole console is kept under --qemu-artifacts",
                 deadline,
             ) from error
         self._is_up()
@@ -302,9 +304,13 @@ class Live:
         Later boots are another matter: after a reset from outside the firmware does one of its own.
         """
         if wait.exception() is None and self.boots == 0:
-            self.interrupt.raise_(
-                partial(VMStateError, f"the guest of {self.plan.name!r} reset itself while it booted")
+            name = self.plan.name
+            brief = (
+                f"the firmware of {name!r} found nothing to boot in its networks, or that reset itself"
+                if self.plan.boot == "network"
+                else f"the guest of {name!r} reset itself while it booted"
             )
+            self.interrupt.raise_(partial(VMStateError, brief))
 
     @property
     def unseen_panic(self) -> str | None:

@@ -13,7 +13,7 @@ from pytest_qemuvm.host.switch.handles import Capture, Port, Rule
 from pytest_qemuvm.host.switch.jack import Jack
 from pytest_qemuvm.host.switch.leases import Member
 from pytest_qemuvm.host.switch.stages import Block, Impaired, Partition
-from pytest_qemuvm.host.switch.station import Station
+from pytest_qemuvm.host.switch.station import Station, station_mac
 from pytest_qemuvm.spec.addresses import checked_mac, parse_address
 from pytest_qemuvm.spec.segment import checked_host
 
@@ -97,6 +97,10 @@ class Segment:
         self._reactor.start()
         self._reactor.call(plug)
         return port
+
+    def deny_router(self, port: Port) -> None:
+        """Have the machine at a port told, whenever it asks, that there is no IPv6 router."""
+        port.jack.no_router = station_mac(self.name)
 
     def partition(self, sides: Sequence[Collection[Port]]) -> Rule:
         """Drop what goes from one side to another. Ports on no side talk to everybody."""

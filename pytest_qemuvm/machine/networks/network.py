@@ -221,6 +221,8 @@ class Network(NetworkFaults):
         try:
             joint.outlet = self.wire.connect(f"{vm}/{nic}", mac, ip, vm)
             if joint.outlet is not None:
+                if spec.boot:
+                    self.wire.expect_boot(joint.outlet)
                 joint.link = replace(link, commands=joint.outlet.commands)
         except BaseException:
             self.disconnect(vm, nic)
