@@ -50,6 +50,7 @@ def survey(settings: Settings, *, fresh: bool = False) -> Survey:
         _pytest(),
         binary_row,
         _qemu_img(),
+        _boot_roms(binary),
         _accelerator(binary, settings.accel, cache, fresh=fresh),
         _kvm(binary, cache),
         *guest_rows(settings.kernel, cache),
@@ -85,6 +86,21 @@ def _qemu_img() -> Row:
     if path:
         return Row("qemu-img", "ok", path)
     return Row("qemu-img", "warn", "not found: only raw and empty qcow2 disks", SETUP)
+
+
+def _boot_roms(binary: QemuBinary | None) -> Row:
+    from pytest_qemuvm.devices.nic import BOOT_ROMS  # noqa: PLC0415  # no other command needs it
+    from pytest_qemuvm.host.boot_roms import REMEDY, data_directories, missing_roms  # noqa: PLC0415  # as above
+
+    if binary is None:
+        return Row("boot ROMs", "warn", "needs QEMU", SETUP)
+    try:
+        missing = missing_roms(BOOT_ROMS.values(), data_directories(binary.path))
+    except OSError as error:
+        return Row("boot ROMs", "warn", str(error))
+    if missing:
+        return Row("boot ROMs", "warn", f"no {', no '.join(missing)}: no VM boots over such a NIC", REMEDY)
+    return Row("boot ROMs", "ok", ", ".join(BOOT_ROMS.values()))
 
 
 def _accelerator(binary: QemuBinary | None, wanted: accel.Wanted, cache: Path, *, fresh: bool) -> Row:

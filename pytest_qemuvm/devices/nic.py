@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.devices.kind import DeviceKind
 from pytest_qemuvm.devices.steps import AddDevice, AddNetdev, AddPassedNetdev, Fragment
+from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.spec.devices import NicSpec
 
 if TYPE_CHECKING:
@@ -16,10 +17,21 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.network import Link
 
 
-def nic(spec: NicSpec, place: Place, mac: str, link: Link | None = None) -> Fragment:
-    """Return a NIC with its backend, which ``link`` says; None: user-mode networking of its own."""
+BOOT_ROMS = {"virtio": "efi-virtio.rom", "e1000e": "efi-e1000e.rom"}
+"""The boot ROMs that QEMU gives its NICs. They serve the BIOS too, whatever their names say."""
+
+
+def nic(
+    spec: NicSpec, place: Place, mac: str, link: Link | None = None, bootindex: int | None = None
+) -> Fragment:
+    """Return a NIC with its backend, which ``link`` says; None: user-mode networking of its own.
+
+    With a ``bootindex`` the firmware may boot from it.
+    """
     properties: dict[str, Any] = place.on_bus(netdev=f"{place.id}-net", mac=mac)
-    if place.transport == "pci":
+    if bootindex is not None:
+        properties["bootindex"] = bootindex  # and QEMU's own boot ROM, which knows how
+    elif place.transport == "pci":
         properties["romfile"] = ""  # a boot ROM costs time and nobody boots from the network unasked
     properties.update(spec.properties)
     driver = place.virtio("net") if spec.model == "virtio" else spec.model
@@ -86,7 +98,12 @@ def _user(spec: NicSpec, name: str, link: Link | None) -> AddNetdev:
 
 def _fragment(spec: NicSpec, supplies: Supplies) -> Fragment:
     assert supplies.mac is not None
-    return nic(spec, supplies.place, supplies.mac, supplies.link)
+    if spec.boot and supplies.bootindex is None:
+        raise SpecError(
+            "boot: the firmware boots only from NICs that a VM is started with",
+            hint="nics=[NicSpec(..., boot=True)]",
+        )
+    return nic(spec, supplies.place, supplies.mac, supplies.link, supplies.bootindex)
 
 
 def _seen(_spec: NicSpec, supplies: Supplies) -> str:

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import GuestUnavailable
@@ -24,7 +25,6 @@ from pytest_qemuvm.spec.boot import KernelBoot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 BUILDER = 3
 """Raised whenever this package builds something else from the same inputs."""
@@ -51,11 +51,13 @@ COMMAND_LINE = " ".join(
         # A disk that was plugged at launch is there when its driver has loaded.
         "scsi_mod.scan=sync usb_storage.delay_use=0",
         "net.ifnames=0",
+        # A cursor that blinks makes each screenshot another picture, and is most of what an idle guest does.
+        "vt.global_cursor_default=0",
         # Room for hot-plugged memory above 4 GiB makes the kernel set 64 MiB aside for bouncing; 2 will do.
         "swiotlb=1024",
         # From here on: time, nothing else. Checks and hardening that a throw-away guest does without.
         "cryptomgr.notests nokaslr mitigations=off rodata=off init_on_alloc=0 hardened_usercopy=off",
-        "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0",
+        "randomize_kstack_offset=off kfence.sample_interval=0 lsm= audit=0 psi=0",
         "no_timer_check tsc=reliable noreplace-smp i8042.noaux rcupdate.rcu_expedited=1 random.trust_cpu=on",
         f"initcall_blacklist={','.join(_BLACKLIST)}",
     )
@@ -71,6 +73,8 @@ class TinyGuest:
     """Kernel, archive and command line."""
     key: str
     """Changes whenever anything that shapes the guest does; part of the key of live templates."""
+    vmlinuz: Path
+    """The kernel that it was made of, as a boot loader takes it."""
     directory: Path
     """The build, which belongs to the cache: read only."""
     release: str
@@ -169,7 +173,10 @@ def _load(directory: Path, key: str) -> TinyGuest | None:
             initrd=str(directory / "initrd"),
             append=COMMAND_LINE,
         )
-        return TinyGuest(boot, key, directory, manifest["release"], manifest["origin"], manifest["note"])
+        vmlinuz = Path(manifest["vmlinuz"])
+        return TinyGuest(
+            boot, key, vmlinuz, directory, manifest["release"], manifest["origin"], manifest["note"]
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or touched by somebody: it is built (again).
         return None

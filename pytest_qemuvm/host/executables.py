@@ -73,6 +73,13 @@ class Executables:
                 f"dry-run: there is no {what}, because nothing runs in a simulated QEMU", hint=NOT_IN_DRY_RUN
             )
 
+    def require_roms(self, names: Sequence[str]) -> None:
+        """Raise CapabilityError unless there are boot ROMs of these names. Simulated NICs have theirs."""
+        if names and self.run_guests and self.listing is not None:
+            from pytest_qemuvm.host.boot_roms import require_roms  # noqa: PLC0415  # few VMs are booted so
+
+            require_roms(self.listing, names)
+
 
 def executables_for(capabilities: Capabilities, cache: Path) -> Executables:
     """Return what a session launches; ``cache`` is where a script for the simulator may be put."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.coherence import BUILT_IN as BUILT_IN_RULES
 from pytest_qemuvm.coherence import known_kinds
+from pytest_qemuvm.devices.nic import BOOT_ROMS
 from pytest_qemuvm.devices.registry import BUILT_IN as BUILT_IN_KINDS
 from pytest_qemuvm.errors import AddressInUse, NetworkNotFound, SpecError, nearest
 from pytest_qemuvm.host.executables import executables_for
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.machine.observed import Observed
     from pytest_qemuvm.machine.template import Template
     from pytest_qemuvm.machine.templates import BootSource
+    from pytest_qemuvm.spec.boot import KernelBoot
     from pytest_qemuvm.spec.network import Link
     from pytest_qemuvm.spec.settings import Settings
     from pytest_qemuvm.spec.suite import Suite
@@ -213,6 +215,15 @@ class Harness(Stock):
         names = (boot.kernel, boot.initrd) if boot else ()
         return [Path(name) for name in names if name and Path(name).exists()]
 
+    def netboot_files(self) -> KernelBoot:
+        """Return ``kernel``, ``initrd`` and ``append`` of the built-in guest, for a boot server of a test's.
+
+        The kernel is one that a boot loader takes, ``append`` its command line; a VM of the template ``tiny``
+        that boots them from the network has its agent like any other. Raises GuestUnavailable; in dry-run
+        NotSupportedInDryRun.
+        """
+        return self._guests.netboot()
+
     def vms(self, state: str | None = None) -> list[VM]:
         """Return the VMs of the session, all or those observed in a state.
 
@@ -298,6 +309,8 @@ class Harness(Stock):
                 disks = planned.disks[1:] if template.has_image_of(spec) else planned.disks
                 images = [image for disk in disks for image in image_of(disk)]
                 files_of(images)  # what cannot be used is said before anything is touched
+                roms = [BOOT_ROMS[nic.model] for nic in planned.nics if nic.boot]
+                self._provisioner.executables.require_roms(roms)
                 if links is None:
                     connect = self._networks.park if pooled else self._networks.connect_all
                     links = connect(name, planned.nics)

@@ -24,6 +24,7 @@ from pytest_qemuvm.guest import waits
 from pytest_qemuvm.host.deadline import Deadline
 from pytest_qemuvm.machine.departure import Departure
 from pytest_qemuvm.machine.hotdevice import HotDevice, ResizableMemory, handle_for
+from pytest_qemuvm.machine.processors import Processors
 from pytest_qemuvm.machine.supplier import Supplier
 from pytest_qemuvm.machine.uses import files_of, image_of, medium_of
 from pytest_qemuvm.machine.whereabouts import look, peripherals
@@ -79,8 +80,8 @@ class HotPlug:
         self.departure = Departure(live)
         self._devices = [self._from_the_start(device) for device in live.plan.devices]
         self._shells: list[HotDevice] = []
-        self.lost_processor = False
-        """Whether a processor was ever unplugged."""
+        self.processors = Processors(live)
+        """What the loss of some forbids."""
         self._acting = services.acting
         self._settled: str | None = None
         """The boot in which the guest was seen to be ready for plugs."""
@@ -127,7 +128,8 @@ class HotPlug:
     def gone(self, device: HotDevice) -> None:
         """Note that a device has left QEMU, and remove what was behind it. Raises UnplugIncomplete."""
         device.pending = self.departure.backends(device)
-        self.lost_processor = self.lost_processor or device.kind.needs == "cpu"
+        if device.kind.needs == "cpu":
+            self.processors.lost_one()
         self._devices.remove(device)
         device.plugged = False
         self.supplier.free_slot(device.supplies)
@@ -171,6 +173,8 @@ class HotPlug:
         kind = kind_of(spec, self._kinds)
         files_of(image_of(spec))  # what cannot be used is said before anything is touched
         with self.turn(deadline), ExitStack() as undo:
+            if _maps_memory(kind, spec):
+                self.processors.check_sound(f"have a {kind.name} plugged")
             self.await_settled(deadline)
             supplies, images = self.supplier.supply(kind, spec, image, undo)
             fragment = kind.fragment(spec, supplies)
@@ -234,6 +238,8 @@ class HotPlug:
         try:
             if len(backends) < len(done):
                 self.departure.part(device, Deadline.after(_ROLLBACK_SECONDS))
+                if device.kind.needs == "cpu":
+                    self.processors.lost_one()
         except QemuVMError as problem:
             if isinstance(problem, QmpDisconnected) or not self._live.alive:
                 return True
@@ -349,6 +355,8 @@ class HotPlug:
                 self._shells.append(device)
                 device.plugged = False
                 return
+            if _maps_memory(device.kind, device.spec) and device.kind.needs != "cpu":
+                self.processors.check_sound(f"have {device.id!r} unplugged")
             self._live.layers.heal(device)
             if device in self._devices:
                 self._look_at_last(device)
@@ -359,3 +367,8 @@ class HotPlug:
                 self.clear_up(device)
             self.departure.await_gone_in_guest(device, deadline)
             self.uses.check()
+
+
+def _maps_memory(kind: DeviceKind, spec: DeviceSpec) -> bool:
+    """Return whether the machine's memory map changes with a device: not with one behind a controller."""
+    return kind.bus(spec) in ("slot", "board")

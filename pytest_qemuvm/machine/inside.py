@@ -34,9 +34,9 @@ class Inside(Lifecycle):
         live = self._running()
         if live.channel is None:
             self.require_guest(f"guest in VM {self.name!r} that could be told anything")
-            if live.plan.boot == "disk":
+            if live.plan.boot != "none":
                 raise NoChannel(
-                    f"there is no channel into the guest of VM {self.name!r}, which it booted from its disk",
+                    f"there is no channel into the guest of VM {self.name!r}: it boots what is yours",
                     hint="talk to it over vm.console, its serial port; or use template='tiny'",
                 )
             raise NoChannel(f"VM {self.name!r} has no guest to run anything in", hint="use template='tiny'")

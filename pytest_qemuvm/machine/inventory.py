@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_qemuvm.devices.steps import AddDevice, AddSocketChardev
 from pytest_qemuvm.errors import CommandError, DiskStateError, UnplugRejected, VMStateError
 from pytest_qemuvm.machine.hotdevice import Cdrom
-from pytest_qemuvm.machine.processors import SOUND_SINCE, version_that_breaks
 from pytest_qemuvm.machine.qtest import HeldHands
 from pytest_qemuvm.machine.whereabouts import exact_place
 
@@ -92,28 +91,14 @@ class WayBack:
 
     def unplug_what_a_guest_must_let_go(self, deadline: Deadline) -> None:
         """Unplug, as always, what only a guest ejects: processors and memory. Raises as an unplug does."""
-        self._check_processors()
+        processors = self._hotplug.processors
+        loses = any(device.kind.needs == "cpu" for device in self._leaving)
+        processors.check_sound("go back to a snapshot", loses=loses)
+        processors.check_room(sum(placed.device.kind.needs == "cpu" for placed in self._coming))
         for device in self._leaving:
             if not _can_be_dropped(device):
                 self._live.check_running()
                 device.unplug(deadline.remaining)
-
-    def _check_processors(self) -> None:
-        """Raise VMStateError where QEMU would write to the memory of a processor that it has freed.
-
-        Under TCG it does so with the next change of its memory map, which a load is full of (QEMU 7.2; not in
-        10.0).
-        """
-        leaving = any(device.kind.needs == "cpu" for device in self._leaving)
-        if not (leaving or self._hotplug.lost_processor):
-            return
-        version = version_that_breaks(self._live)
-        if version is not None:
-            raise VMStateError(
-                f"VM {self._live.plan.name!r} cannot go back over the unplug of a processor: under TCG, QEMU "
-                f"{version} breaks its own memory then",
-                hint=f"plug processors before the first snapshot, or use KVM or QEMU {SOUND_SINCE}",
-            )
 
     @contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:

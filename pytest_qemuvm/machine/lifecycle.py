@@ -176,6 +176,7 @@ class Lifecycle(Starting):
 
     def _press_reset(self, live: Live) -> None:
         """Reset the machine, and return when QEMU says that it has been."""
+        live.hotplug.processors.check_sound("be reset")
         self._expect_reboot(live)
         live.execute_until("system_reset", "RESET")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import logging
-import signal
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pytest_qemuvm.errors import (
     GuestBootError,
@@ -27,6 +25,7 @@ from pytest_qemuvm.machine.faults.freezer import Freezer
 from pytest_qemuvm.machine.faults.layers import Held
 from pytest_qemuvm.machine.faults.strain import Strain
 from pytest_qemuvm.machine.interrupt import Interrupt
+from pytest_qemuvm.machine.ladder import Ladder
 from pytest_qemuvm.machine.qtest import BASES, PlayedGuest
 from pytest_qemuvm.qmp import Qmp
 
@@ -42,12 +41,11 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.machine.faults.layers import Layers
     from pytest_qemuvm.machine.hotplug import HotPlug
+    from pytest_qemuvm.machine.ladder import StopStep
     from pytest_qemuvm.machine.snapshots import Snapshots
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.qmp.events import Event
     from pytest_qemuvm.qmp.warden import Warden
-
-logger = logging.getLogger(__name__)
 
 GREETING_SECONDS = 20.0
 """From launch to QMP's greeting: 20 ms on an idle machine."""
@@ -55,15 +53,10 @@ GREETING_SECONDS = 20.0
 WAKE_SECONDS = 30.0
 """How long a clone's guest may take until it has answered: 0.1 s under emulation."""
 
-POWER_BUTTON_SECONDS = 1.0
-"""From one press of the power button to the next."""
+_SEVER_SECONDS = 5.0
 
 _OF_THE_MAKING = ("MIGRATION", "STOP", "RESUME")
 """Events that a clone has had before its test sees it."""
-
-StopStep = Literal["powerdown", "quit", "term", "kill"]
-STEP_SECONDS: dict[StopStep, float] = {"powerdown": 15.0, "quit": 5.0, "term": 5.0}
-"""How long each step of the ladder is given before the next; SIGKILL needs no limit."""
 
 
 class Live:
@@ -191,7 +184,9 @@ class Live:
         except (VMStateError, QmpDisconnected) as error:
             raise self._boot_error(
                 f"the guest of {self.plan.name!r} was gone before it came up: {error.brief}",
-                "the whole console is kept under --qemu-artifacts",
+                "the console shows how far its boot ROM came: somebody has to hand out a boot file by then"
+                if self.plan.boot == "network"
+                else "the whole console is kept under --qemu-artifacts",
                 deadline,
             ) from error
         self._is_up()
@@ -312,9 +307,13 @@ class Live:
         Later boots are another matter: after a reset from outside the firmware does one of its own.
         """
         if wait.exception() is None and self.boots == 0:
-            self.interrupt.raise_(
-                partial(VMStateError, f"the guest of {self.plan.name!r} reset itself while it booted")
+            name = self.plan.name
+            brief = (
+                f"the firmware of {name!r} found nothing to boot in its networks, or that reset itself"
+                if self.plan.boot == "network"
+                else f"the guest of {name!r} reset itself while it booted"
             )
+            self.interrupt.raise_(partial(VMStateError, brief))
 
     @property
     def unseen_panic(self) -> str | None:
@@ -365,7 +364,7 @@ class Live:
         the machine first would flush. Raises QmpError; then the disks are as they were.
         """
         ids = {cache.id for cache in self.plan.caches}
-        deadline = Deadline.after(STEP_SECONDS["quit"])
+        deadline = Deadline.after(_SEVER_SECONDS)
         with self.hotplug.turn(deadline), ExitStack() as undo:
             for device in self.hotplug.devices:
                 if device.id in ids:
@@ -375,71 +374,16 @@ class Live:
             undo.pop_all()
 
     def gentlest_step(self) -> StopStep:
-        """Return where the ladder begins: at the power button only where a guest runs that may notice it."""
-        self.freezer.release()
-        if not (self.plan.guest and self.ready):
-            return "quit"
-        try:
-            status = self.qmp.execute("query-status", timeout=STEP_SECONDS["quit"])["status"]
-        except QmpError:  # a QEMU that does not even answer this is stopped all the same
-            return "quit"
-        return "powerdown" if status == "running" else "quit"
+        """Return the first step by which it may be ended: the power button where a guest may notice it."""
+        return self._ladder().gentlest(guest_answers=self.plan.guest and self.ready)
 
     def stop(self, first: StopStep) -> StopStep | None:
-        """End QEMU, going up the ladder until a step works; return which one did (None: it had ended before).
-
-        Each step has its own time, and whatever ends the process during it counts as that step.
-        """
-        ladder: tuple[StopStep, ...] = ("powerdown", "quit", "term", "kill")
-        if first != "kill":
-            self.freezer.release()  # a process that stands still does nothing it is told
-        for step in ladder[ladder.index(first) :]:
-            if self.process.status() is not None:
-                break
-            logger.debug("%s: stopping by %s", self.plan.name, step)
-            if self._try(step):
-                self.stopped_by = step
-                break
+        """End QEMU, beginning at a step; return which one did it, or what had ended it before."""
+        self.stopped_by = self._ladder().climb(first) or self.stopped_by
         return self.stopped_by
 
-    def _try(self, step: StopStep) -> bool:
-        """Take one step; return whether the process has ended by it."""
-        if step == "kill":
-            self.process.kill()
-            return True
-        deadline = Deadline.after(STEP_SECONDS[step])
-        if step == "term":
-            # A stopped process does not act on SIGTERM until it goes on.
-            self.process.signal(signal.SIGTERM)
-            self.process.signal(signal.SIGCONT)
-        elif step == "quit":
-            if not self._told("quit", deadline):
-                return False
-        else:
-            return self._press_power_button(deadline)
-        return self.process.wait(deadline) is not None
-
-    def _press_power_button(self, deadline: Deadline) -> bool:
-        """Press the button until the guest has switched itself off.
-
-        A guest that is still starting its services does not notice; one that is going down does not mind.
-        """
-        while not deadline.expired:
-            if not self._told("system_powerdown", deadline):
-                return False
-            if self.process.wait(deadline.sooner(POWER_BUTTON_SECONDS)) is not None:
-                return True
-        return False
-
-    def _told(self, command: str, deadline: Deadline) -> bool:
-        """Return whether QEMU has taken the command, or is gone and needs it no more."""
-        try:
-            self.qmp.execute(command, timeout=deadline)
-        except QmpDisconnected:
-            return True
-        except QmpError:
-            return False
-        return True
+    def _ladder(self) -> Ladder:
+        return Ladder(self.plan.name, self.process, self.qmp, self.freezer)
 
     def on_death(self, act: Callable[[], object]) -> None:
         """Call that when QEMU has ended, on the loop's thread, and at the latest when the run is closed."""

@@ -148,7 +148,11 @@ class Moments(Lifecycle):
 
 
 def _check_savable(live: Live) -> None:
-    """Raise CannotSave where a disk has a volatile cache: its log tells of the way here, and of no other."""
+    """Raise CannotSave where a disk has a volatile cache: its log tells of the way here, and of no other.
+
+    Raise VMStateError where QEMU would end of it, for the loss of a processor.
+    """
+    live.hotplug.processors.check_sound("be saved")
     if live.plan.caches:
         raise CannotSave(
             f"disk {live.plan.caches[0].id!r} of VM {live.plan.name!r} has a volatile cache",

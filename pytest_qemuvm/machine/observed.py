@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_qemuvm.guest.agent import Identity
     from pytest_qemuvm.guest.console import Console
     from pytest_qemuvm.host.memory import MemoryFile
-    from pytest_qemuvm.machine.live import Live, StopStep
+    from pytest_qemuvm.machine.ladder import StopStep
+    from pytest_qemuvm.machine.live import Live
     from pytest_qemuvm.machine.making import Blueprint
     from pytest_qemuvm.machine.record import VMRecord
     from pytest_qemuvm.machine.services import Services

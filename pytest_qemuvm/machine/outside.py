@@ -140,6 +140,7 @@ class Outside(Lifecycle):
                 hint="display=True, the default, gives one to every machine type with a PCI bus",
             )
         target = new_file(path, "screenshot")
+        self._running().hotplug.processors.check_sound("show its screen")
         self._services.provisioner.executables.require_guest(f"screen of VM {self.name!r}")
         self.monitor.execute("screendump", {"filename": str(target), "format": "png"})
         return target

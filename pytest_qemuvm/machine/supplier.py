@@ -173,6 +173,7 @@ class Supplier:
             raise NoFreeSlot(
                 f"all {len(known)} sockets for processors are taken", hint="give the VM fewer cpus="
             )
+        self._live.hotplug.processors.check_room()
         # QEMU lists the highest socket first.
         slot = free[-1]
         return {"type": slot["type"], "slot": slot["props"], "count": len(known) - len(free) + 1}

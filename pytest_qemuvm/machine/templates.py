@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_qemuvm.errors import SpecError, TemplateNotFound, nearest
-from pytest_qemuvm.host.executables import PLANNED_INITRD, PLANNED_KERNEL
+from pytest_qemuvm.errors import GuestUnavailable, NotSupportedInDryRun, SpecError, TemplateNotFound, nearest
+from pytest_qemuvm.host.executables import NOT_IN_DRY_RUN, PLANNED_INITRD, PLANNED_KERNEL
 from pytest_qemuvm.spec.boot import KernelBoot
 from pytest_qemuvm.spec.sizes import MIB, format_size
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
+    from pytest_qemuvm.guest.tiny import TinyGuest
     from pytest_qemuvm.spec.vm import Boot, VMSpec
 
 BUILT_IN = {
@@ -27,6 +30,9 @@ class BootSource(Protocol):
     def boot(self, spec: VMSpec) -> KernelBoot | None:
         """Return what a VM of that spec boots; None for a machine without a guest."""
 
+    def netboot(self) -> KernelBoot:
+        """Return the built-in guest as a server of a test's hands it out."""
+
 
 def check_template(name: str) -> None:
     """Raise TemplateNotFound for a name that no template has."""
@@ -39,12 +45,15 @@ def how_it_boots(root: str, spec: VMSpec) -> Boot:
 
     Raises SpecError where it cannot.
     """
+    network = any(nic.boot for nic in spec.nics)
     if root == "tiny":
-        if spec.boot in (None, "kernel"):
-            return "kernel"
+        if spec.boot is None:
+            return "network" if network else "kernel"
+        if spec.boot in ("kernel", "network"):
+            return spec.boot
         hint = "template='bare' boots what is on its first disk, or nothing"
     elif spec.boot is None:
-        return "disk" if spec.image is not None else "none"
+        return "disk" if spec.image is not None else "network" if network else "none"
     elif spec.boot == "kernel":
         hint = "template='tiny' boots one"
     elif spec.boot == "disk" and spec.image is None and not spec.disks:
@@ -80,11 +89,26 @@ class BuiltGuests:
         if spec.template == "bare":
             return None
         _check_memory(spec)
+        return self._built(spec.kernel).boot
+
+    def netboot(self) -> KernelBoot:
+        """Return the guest's files as a boot loader takes them. Raises GuestUnavailable."""
+        built = self._built(None)
+        from pytest_qemuvm.guest.vmlinux import is_bzimage  # noqa: PLC0415  # as above
+
+        if not is_bzimage(built.vmlinuz.read_bytes()):
+            raise GuestUnavailable(
+                f"the kernel {built.vmlinuz} is nothing that a boot loader boots",
+                hint="--qemu-kernel= names another one, a bzImage",
+            )
+        return replace(built.boot, kernel=str(built.vmlinuz))
+
+    def _built(self, named: str | os.PathLike[str] | None) -> TinyGuest:
         from pytest_qemuvm.guest.tiny import build_tiny  # noqa: PLC0415  # bare has no guest to build
 
-        chosen = spec.kernel or self._kernel
+        chosen = named or self._kernel
         kernel = Path(chosen) if chosen else None
-        return build_tiny(self._cache, kernel=kernel, progress=self._progress).boot
+        return build_tiny(self._cache, kernel=kernel, progress=self._progress)
 
 
 class PlannedGuests:
@@ -108,3 +132,9 @@ class PlannedGuests:
 
             find_kernel(Path(chosen), self._cache)
         return KernelBoot(PLANNED_KERNEL, PLANNED_INITRD, "<tiny>")
+
+    def netboot(self) -> KernelBoot:
+        """Raise NotSupportedInDryRun: where nothing runs, nobody hands anything out."""
+        raise NotSupportedInDryRun(
+            "dry-run: there is no built-in guest that a server could hand out", hint=NOT_IN_DRY_RUN
+        )

@@ -96,6 +96,7 @@ class _RootPorts:
 def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> Layout:
     """Give every device of the spec its id and its place."""
     ports = _RootPorts(machine)
+    order = _boot_order(spec, world, boot)
     images: list[ImagePlan] = []
     caches: list[CachePlan] = []
     nics: list[PlannedNic] = []
@@ -108,16 +109,19 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         if disk_spec.volatile_cache:
             image, cache = cache_for(f"disk{index}", image, stem)
             caches.append(cache)
-        first = FIRST_TO_BOOT if boot == "disk" and index == 0 else None
-        supplies = Supplies(_disk_place(disk_spec, index, machine, ports), image=image, bootindex=first)
+        place = _disk_place(disk_spec, index, machine, ports)
+        supplies = Supplies(place, image=image, bootindex=order.get(f"disk{index}"))
         requested.append(_planned(DISK, disk_spec, supplies))
     for name, nic_spec, mac in numbered_nics(spec.nics, world.tag, world.name):
         if nic_spec.model != "virtio":
             _check_bus(nic_spec.model, machine, needs_pci=True)
+        if nic_spec.boot:
+            _check_bus("a NIC that is booted from", machine, needs_pci=True)
         planned = PlannedNic(name, mac, nic_spec.forward, world.links.get(name))
         nics.append(planned)
         place = Place(name, ports.next(name), machine.transport)
-        requested.append(_planned(NIC, nic_spec, Supplies(place, mac=mac, link=planned.link)))
+        supplies = Supplies(place, mac=mac, link=planned.link, bootindex=order.get(name))
+        requested.append(_planned(NIC, nic_spec, supplies))
     for index, serial in enumerate(spec.serials):
         place = Place(f"serial{index}", "vserial.0")
         fragment = serial_port(place, serial.name, f"serial{index}", serial.properties)
@@ -139,6 +143,18 @@ def lay_out(spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot) -> 
         free_ports=tuple(port for port in free if port),
         held_ports=tuple(ports.held),
     )
+
+
+def _boot_order(spec: VMSpec, world: Surroundings, boot: Boot) -> dict[str, int]:
+    """Return, by their ids, when the firmware tries to boot which devices; the others it never tries.
+
+    What ``boot`` says comes first; where there is nothing to boot, the other kind follows. The built-in guest
+    is on no disk.
+    """
+    disks = ["disk0"] if spec.disks and world.boot is None else []
+    nics = [f"nic{index}" for index, nic in enumerate(spec.nics) if nic.boot]
+    tried = {"disk": (*disks, *nics), "network": (*nics, *disks)}.get(boot, ())
+    return {name: bootindex for bootindex, name in enumerate(tried, FIRST_TO_BOOT)}
 
 
 def _planned(kind: DeviceKind, spec: DeviceSpec, supplies: Supplies) -> PlannedDevice:

@@ -37,13 +37,7 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
     what the machine type does not have.
     """
     machine = machine_type(world.arch, spec.machine)
-    boot: Boot = "disk" if spec.boot == "disk" else "kernel" if world.boot else "none"
-    if boot == "disk" and not machine.boots_disks:
-        raise SpecError(
-            f"the firmware of {machine.name} boots no disk", hint="use machine='q35', or boot='none'"
-        )
-    if spec.kernel and world.boot is None:
-        raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
+    boot = _what_boots(spec, machine, world)
     if world.boot is not None and world.accelerator == "tcg" and not machine.keeps_time_emulated:
         raise SpecError(
             f"a guest on {machine.name} may hang under TCG: it finds no clock there that it can trust",
@@ -64,8 +58,8 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
                 [world.binary],
                 _process(world),
                 _processor(spec, machine, world),
-                _boot(spec, machine, world, firmware[0] if firmware else None),
-                _networks(layout.nics) if boot == "kernel" else (),
+                _boot(spec, machine, world, boot, firmware[0] if firmware else None),
+                _told(layout.nics, world) if world.boot else (),
                 _memory(spec, world),
                 _channels(console_log, appended=world.memory == "clone" or world.waits),
                 _guests_hands() if plays_guest else (),
@@ -88,10 +82,35 @@ def plan_machine(spec: VMSpec, world: Surroundings, plugged: Plugged | None = No
         ids=frozenset(fragment.id for fragment in fragments),
         display=any(fragment.kind == "display" for fragment in layout.built_in),
         boot=boot,
-        guest=boot == "kernel",
+        guest=world.boot is not None,
         memory=world.memory,
         waits=world.waits,
     )
+
+
+def _what_boots(spec: VMSpec, machine: Machine, world: Surroundings) -> Boot:
+    """Return what the processor runs first. Raises SpecError where it cannot, or has no use for a key."""
+    if spec.kernel and world.boot is None:
+        raise SpecError(f"template {spec.template!r} boots no kernel, so kernel= means nothing")
+    if spec.boot not in ("disk", "network"):
+        if any(nic.boot for nic in spec.nics):
+            raise SpecError(
+                "boot=True of a NIC means nothing where no firmware boots anything",
+                hint="boot='network', or boot='disk' where the disk comes first",
+            )
+        return "kernel" if world.boot else "none"
+    if not machine.boots_disks:
+        raise SpecError(
+            f"the firmware of {machine.name} boots from no {spec.boot}",
+            hint="use machine='q35', or boot='none'",
+        )
+    if spec.boot == "network":
+        if not any(nic.boot for nic in spec.nics):
+            raise SpecError("boot='network': no NIC to boot from", hint="nics=[NicSpec(..., boot=True)]")
+        for key in ("kernel", "append"):
+            if getattr(spec, key):
+                raise SpecError(f"{key}= means nothing with boot='network': the server there says what boots")
+    return spec.boot
 
 
 def _process(world: Surroundings) -> Iterator[str]:
@@ -107,7 +126,9 @@ def _process(world: Surroundings) -> Iterator[str]:
 
 def _processor(spec: VMSpec, machine: Machine, world: Surroundings) -> Iterator[str]:
     backend = "" if world.memory == "own" else f",memory-backend={RAM}"
-    yield from ("-machine", machine.options + backend)
+    # What the firmware and the boot ROM say goes to the serial port: nobody sees why else nothing boots.
+    serial = ",graphics=off" if any(nic.boot for nic in spec.nics) else ""
+    yield from ("-machine", machine.options + serial + backend)
     accelerator = f"tcg,tb-size={TB_SIZE}" if world.accelerator == "tcg" else world.accelerator
     yield from ("-accel", accelerator, "-cpu", world.cpu_model)
     yield from ("-smp", f"cpus={spec.cpus},maxcpus={max(spec.cpus, LEAST_MAX_CPUS)}")
@@ -117,25 +138,28 @@ def _processor(spec: VMSpec, machine: Machine, world: Surroundings) -> Iterator[
     yield from ("-m", memory)
 
 
-def _boot(spec: VMSpec, machine: Machine, world: Surroundings, firmware: str | None) -> Iterator[str]:
+def _boot(
+    spec: VMSpec, machine: Machine, world: Surroundings, boot: Boot, firmware: str | None
+) -> Iterator[str]:
     """Yield what the processor runs first: the guest's kernel, a firmware that halts, or QEMU's own."""
     if firmware is not None:
         yield from ("-bios", firmware)
         return
-    if world.boot is None:
-        # From the first disk or not at all: a firmware that went on to the network would hide a bad image.
-        yield from ("-boot", "strict=on")
+    if boot != "kernel" or world.boot is None:
+        # From what was named or not at all: a firmware that went on to the network would hide a bad image.
+        # Where a guest is waited for, a firmware that finds nothing resets, which the host sees.
+        yield from ("-boot", "strict=on" if world.boot is None else "strict=on,reboot-timeout=1")
         return
     yield from ("-kernel", world.boot.kernel)
     if world.boot.initrd:
         yield from ("-initrd", world.boot.initrd)
     words = " ".join(filter(None, (world.boot.append, machine.append, spec.append)))
     yield from ("-append", words)
+
+
+def _told(nics: Sequence[PlannedNic], world: Surroundings) -> Iterator[str]:
+    """Yield what the built-in guest is told: its name, and the networks that it is in."""
     yield from ("-fw_cfg", f"name=opt/qemuvm/hostname,string={escaped(world.name)}")
-
-
-def _networks(nics: Sequence[PlannedNic]) -> Iterator[str]:
-    """Yield what the built-in guest is told of the networks that it is in."""
     told = [nic.link.told(nic.mac) for nic in nics if nic.link is not None and nic.link.backend != "user"]
     if told:
         yield from ("-fw_cfg", f"name=opt/qemuvm/net,string={escaped(' '.join(told))}")

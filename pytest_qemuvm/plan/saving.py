@@ -26,6 +26,7 @@ def why_cold(spec: VMSpec, plan: MachinePlan) -> str | None:
     reasons = (
         (plan.boot == "none", "without a guest there is nothing to save a boot of"),
         (plan.boot == "disk", "nobody says when a guest on a disk of yours is up"),
+        (plan.boot == "network", "what it boots is its network's to say, each time anew"),
         (any(disk.bus == "nvme" for disk in spec.disks), "QEMU cannot save NVMe disks"),
         (any(disk.handle for disk in spec.disks), "a disk of disk_factory has a life of its own"),
         (any(nic.model == "e1000e" for nic in spec.nics), "an e1000e cannot have another address once saved"),

@@ -176,12 +176,16 @@ class NicSpec(DeviceSpec):
     outward: bool = False
     properties: Mapping[str, PropertyValue] = NO_PROPERTIES
     """More properties of QEMU's device: ``{"mq": True, "vectors": 6}``."""
+    boot: bool = False
+    """Whether the firmware may boot from it: its boot ROM is left in. In which order is the VM's ``boot``;
+    only for NICs that a VM is started with."""
 
     def __post_init__(self) -> None:
         one_of(self.model, NicModel, "NIC model")
         if self.mac is not None:
             object.__setattr__(self, "mac", checked_mac(self.mac))
         switch(self.outward, "outward")
+        switch(self.boot, "boot")
         self._check_network()
         given: object = self.forward
         forward = tuple(given) if isinstance(given, Iterable) else (given,)
@@ -191,7 +195,7 @@ class NicSpec(DeviceSpec):
         if len(set(forward)) != len(forward):
             raise SpecError(f"forward={forward!r} names a port twice")
         object.__setattr__(self, "forward", forward)
-        self._check_properties("netdev", "mac", "romfile")
+        self._check_properties("netdev", "mac", "romfile", *(("bootindex",) if self.boot else ()))
 
     def _check_network(self) -> None:
         if self.network is not None:

@@ -32,7 +32,7 @@ _DEVICES: dict[str, type[DeviceSpec]] = {
 _VM_KEYS = tuple(key for key in SPEC_KEYS if key != "needs")
 _PATHS = ("image", "kernel", "path")
 _TEXT = (
-    *("append", "base", "boot", "driver", "format", "image", "kernel"),
+    *("append", "base", "driver", "format", "image", "kernel"),
     *("mac", "machine", "path", "serial", "template"),
 )
 _SWITCHES = ("outward", "read_only")

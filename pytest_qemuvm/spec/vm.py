@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 NEEDS = ("real", "guest", "kvm", "net-admin", "simulator")
 """What a test may say that it cannot do without."""
 
-Boot = Literal["kernel", "disk", "none"]
-"""What a machine runs: the built-in guest's kernel, what its first disk holds, or nothing."""
+Boot = Literal["kernel", "disk", "network", "none"]
+"""What a machine runs: the built-in guest's kernel, what its first disk holds, what a server in its network
+hands out, or nothing."""
 
 Start = Literal["auto", "clone", "cold"]
 """How a machine comes up: as a clone where it can be one, as a clone or not at all, or by booting."""
@@ -193,8 +194,10 @@ class VMSpec:
     format: DiskFormat | None = None
     """The image's format, to be said with every image: it is never guessed."""
     boot: Boot | None = None
-    """``"kernel"``, ``"disk"`` or ``"none"``; None is what the template does: ``tiny`` boots its kernel,
-    ``bare`` the image, if it has one."""
+    """``"kernel"``, ``"disk"``, ``"network"`` or ``"none"``. None: ``bare`` boots the image, if it has one;
+    both templates the network, if a NIC is there to be booted from (``NicSpec(boot=True)``); else ``tiny``
+    its kernel, and ``bare`` nothing. With ``bare``, ``"disk"`` goes on to such NICs where the disk has
+    nothing to boot, and ``"network"`` to the first disk."""
     start: Start | None = None
     """``"clone"``: from the saved memory of a machine like it, which is made once; ``"cold"``: by booting;
     ``"auto"``: as a clone where that can be. None is what ``--qemu-start`` says."""

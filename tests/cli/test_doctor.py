@@ -11,6 +11,7 @@ ALWAYS = {"python", "pytest", "qemu", "qemu-img", "accelerator", "/dev/kvm", "ke
     "cache directory",
     "host",
     "shared memory",
+    "boot ROMs",
 }
 
 
@@ -102,7 +103,8 @@ def test_fresh_measures_the_accelerator_again(doctor, bare_path, tmp_path):
     log = tmp_path / "log"
     bare_path(
         "qemu-system-x86_64",
-        f'[ "$1" = --version ] && echo QEMU emulator version 9.2.0 && exit\necho x >> {log}; exit 85',
+        '[ "$1" = --version ] && echo QEMU emulator version 9.2.0 && exit\n[ "$1" = -L ] && exit\n'
+        f"echo x >> {log}; exit 85",
     )
     _, _, rows = doctor()
     assert rows["accelerator"]["status"] == "ok"

@@ -369,3 +369,24 @@ def test_nobody_can_be_the_station(segment, hosts):
     for address in ("10.1.2.1", "10.1.2.10", "10.1.2.255", "10.1.2.0", "192.168.0.1"):
         with pytest.raises(SpecError):
             segment.connect("x", mac(9), address)
+
+
+def solicitation(host):
+    """Return the frame by which a machine asks for an IPv6 router."""
+    mac = packed(host.mac)
+    source = bytes.fromhex("fe80000000000000") + bytes((mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]))
+    target = bytes.fromhex("ff020000000000000000000000000002")
+    data = b"\x85\0\0\0\0\0\0\0\1\1" + mac
+    summed = frames.checksum(source + target + struct.pack("!II", len(data), 58) + data)
+    data = data[:2] + struct.pack("!H", summed) + data[4:]
+    packet = struct.pack("!IHBB", 6 << 28, len(data), 58, 255) + source + target + data
+    return host.frame("33:33:00:00:00:02", packet, kind=0x86DD)
+
+
+def test_only_who_boots_from_the_network_is_told_that_there_is_no_ipv6_router(hosts, segment):
+    a, b, _ = hosts
+    assert silent(a, solicitation(a), b)
+    segment.deny_router(a.port)
+    frame, _, _ = a.asks(solicitation(a))
+    assert (frame.destination, frame.kind, frame.payload[40]) == (packed(a.mac), 0x86DD, 134)
+    assert silent(b, solicitation(b), a)

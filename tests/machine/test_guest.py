@@ -267,10 +267,10 @@ def test_a_guest_that_stands_still_is_not_reset_and_waited_for(vm_factory):
 
 
 def test_a_guest_whose_qemu_does_not_answer_can_be_stopped(vm_factory, monkeypatch):
-    from pytest_qemuvm.machine import live
+    from pytest_qemuvm.machine import ladder
 
     vm = vm_factory()
-    monkeypatch.setitem(live.STEP_SECONDS, "quit", 0.2)
+    monkeypatch.setitem(ladder.STEP_SECONDS, "quit", 0.2)
     os.kill(vm.pid, signal.SIGSTOP)
     vm.stop()
     assert vm.stopped_by == "term"

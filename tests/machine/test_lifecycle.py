@@ -98,9 +98,9 @@ def test_without_a_guest_a_graceful_stop_waits_for_nobody(vm_factory):
 
 
 def test_a_qemu_that_does_not_answer_is_terminated(vm_factory, monkeypatch):
-    from pytest_qemuvm.machine import live
+    from pytest_qemuvm.machine import ladder
 
-    monkeypatch.setitem(live.STEP_SECONDS, "quit", 0.2)
+    monkeypatch.setitem(ladder.STEP_SECONDS, "quit", 0.2)
     vm = vm_factory()
     pid = vm.pid
     os.kill(pid, signal.SIGSTOP)
@@ -110,10 +110,10 @@ def test_a_qemu_that_does_not_answer_is_terminated(vm_factory, monkeypatch):
 
 
 def test_what_ignores_even_that_is_killed(vm_factory, monkeypatch):
-    from pytest_qemuvm.machine import live
+    from pytest_qemuvm.machine import ladder
 
-    for step in live.STEP_SECONDS:
-        monkeypatch.setitem(live.STEP_SECONDS, step, 0.0)
+    for step in ladder.STEP_SECONDS:
+        monkeypatch.setitem(ladder.STEP_SECONDS, step, 0.0)
     vm = vm_factory()
     pid = vm.pid
     os.kill(pid, signal.SIGSTOP)

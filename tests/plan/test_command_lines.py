@@ -91,6 +91,18 @@ SPECS = {
         VMSpec(template="bare", boot="disk", disks=[DiskSpec("1G"), DiskSpec("1G", bus="scsi")]),
         BARE,
     ),
+    "boots-the-network": (
+        VMSpec(template="bare", boot="network", disks=[DiskSpec("1G")], nics=[NicSpec(), NicSpec(boot=True)]),
+        BARE,
+    ),
+    "boots-its-disk-or-the-network": (
+        VMSpec(template="bare", boot="disk", disks=[DiskSpec("1G")], nics=[NicSpec(boot=True)], machine="pc"),
+        BARE,
+    ),
+    "tiny-over-the-network": (
+        VMSpec(boot="network", disks=[DiskSpec("1G")], nics=[NicSpec(model="e1000e", boot=True)]),
+        WORLD,
+    ),
     "serials-balloon-args": (
         VMSpec(serials=[SerialSpec("metrics")], balloon=True, args=("-rtc", "base=2000-01-01")),
         WORLD,
@@ -155,6 +167,7 @@ def test_a_disk_of_the_users_is_written_through_an_overlay_and_never_probed(tmp_
         (VMSpec(machine="q53"), "q35"),
         (VMSpec(machine="microvm", disks=[DiskSpec("1G", bus="nvme")]), "nvme"),
         (VMSpec(machine="microvm", nics=[NicSpec(model="e1000e")]), "e1000e"),
+        (VMSpec(machine="microvm", boot="network", nics=[NicSpec(boot=True)]), "no network"),
         (VMSpec(machine="microvm", devices=[DriverSpec("edu")]), "edu"),
         (VMSpec(machine="microvm", devices=[DriverSpec("usb-kbd", bus="usb")]), "usb-kbd"),
     ],

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_qemuvm.host.switch import dhcp, dns, frames
+from pytest_qemuvm.host.switch import dhcp, dns, frames, ndp
 from pytest_qemuvm.host.switch.station import Station, station_mac
 from pytest_qemuvm.spec.segment import Addressing
 
@@ -33,6 +33,45 @@ def test_a_packet_is_read_without_what_pads_it():
     assert read == (b"\xc0\xa8\x00\x01", b"\xc0\xa8\x00\xc7", 17, bytes(0x73 - 20))
     for wrong in (packet[:-1], b"\x65" + packet[1:], b"\x44" + packet[1:], packet[:8] + b"\x41" + packet[9:]):
         assert frames.ipv4(wrong) is None
+
+
+# As iPXE sends it, taken from a segment.
+ASKS_FOR_ROUTERS = bytes.fromhex(
+    "333300000002 52543a17004a 86dd 60000000 0010 3a ff fe8000000000000050543afffe17004a"
+    "ff020000000000000000000000000002 85 00 65c3 00000000 0101 52543a17004a"
+)
+
+
+def test_who_asks_for_an_ipv6_router_is_told_that_there_is_none():
+    answer = ndp.no_router(ASKS_FOR_ROUTERS, STATION)
+    assert answer[:14] == ASKS_FOR_ROUTERS[6:12] + STATION + b"\x86\xdd"
+    source, target, data = answer[22:38], answer[38:54], answer[54:70]
+    assert (source[:8], target) == (bytes.fromhex("fe80000000000000"), ASKS_FOR_ROUTERS[22:38])
+    assert data[:2] + data[4:] == bytes([134, *bytes(13)])
+    assert frames.checksum(source + target + struct.pack("!II", 16, 58) + data) == 0
+
+
+def test_nobody_else_is_told_of_routers():
+    good = ASKS_FOR_ROUTERS
+    changes = {
+        12: b"\x08\x00",
+        14: b"\x40",
+        20: b"\x11",
+        21: b"\x40",
+        22: bytes(16),
+        54: b"\x86",
+        56: b"\0\1",
+    }
+    for at, other in changes.items():
+        assert ndp.no_router(good[:at] + other + good[at + len(other) :], STATION) is None, at
+    for size in range(len(good)):
+        assert ndp.no_router(good[:size], STATION) is None
+
+
+@given(st.binary(max_size=90))
+def test_no_frame_does_harm_to_who_answers_for_routers(data):
+    assert ndp.no_router(data, STATION) is None
+    assert ndp.no_router(ASKS_FOR_ROUTERS[:14] + data, STATION) is None
 
 
 def test_a_part_of_a_packet_is_not_read():

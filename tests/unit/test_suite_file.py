@@ -42,7 +42,8 @@ vms:
     disks:
       - {size: 64M, serial: data}
       - {size: 1G, bus: scsi, format: raw}
-    nics: [{forward: [80, 443]}, {mac: "52:54:00:12:34:56"}]
+    nics: [{forward: [80, 443]}, {mac: "52:54:00:12:34:56", boot: true}]
+    boot: network
     serials: [{name: metrics, properties: {nr: 5}}]
     devices:
       - {driver: edu, properties: {dma_mask: 0xff}}
@@ -67,7 +68,8 @@ disks:
     )
     db = suite.vms["db"]
     assert db["disks"] == (DiskSpec("64M", serial="data"), DiskSpec("1G", bus="scsi", format="raw"))
-    assert db["nics"] == (NicSpec(forward=(80, 443)), NicSpec(mac="52:54:00:12:34:56"))
+    assert db["nics"] == (NicSpec(forward=(80, 443)), NicSpec(mac="52:54:00:12:34:56", boot=True))
+    assert db["boot"] == "network"
     assert db["serials"] == (SerialSpec("metrics", {"nr": 5}),)
     assert db["devices"] == (
         DriverSpec("edu", {"dma_mask": 255}),
@@ -110,6 +112,8 @@ disks:
         ("vms:\n  db:\n    nics:\n      - forward: [99999]", 4, ["99999"]),
         ("vms:\n  db:\n    nics:\n      - mac: 52:54:00:12:34:56", 4, ["mac", "quotes"]),
         ("vms:\n  db:\n    nics:\n      - outward: 1", 4, ["outward"]),
+        ("vms:\n  db:\n    nics:\n      - boot: first", 4, ["boot"]),
+        ("vms:\n  db:\n    boot: true", 3, ["way to boot"]),
         ("vms:\n  db: tiny", 2, ["mapping"]),
         ("vms:\n  db:\n    devices: [{drvier: edu}]", 3, ["'drvier'", "'driver'"]),
         ("vms:\n  db:\n    devices: [{driver: edu, bus: pic}]", 3, ["'pic'", "'pci'"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_qemuvm.host.switch import ndp
 from pytest_qemuvm.host.switch.pcap import Ring
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Fabric:
         if not sender[0] & 1 and sender != own:
             self._learn(sender, source)
         if destination[0] & 1 or destination == own:
-            self._hear(frame)
+            self._hear(source, frame)
             if destination == own:
                 return
         target = self._learned.get(destination)
@@ -123,8 +124,10 @@ class Fabric:
         self._learned[mac] = jack
         self._changed()
 
-    def _hear(self, frame: bytes) -> None:
+    def _hear(self, source: Jack, frame: bytes) -> None:
         answer = None if self.station is None else self.station.hear(frame)
+        if answer is None and source.no_router is not None:
+            answer = ndp.no_router(frame, source.no_router)
         if answer is not None:
             self.send(answer)
 

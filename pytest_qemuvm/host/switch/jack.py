@@ -56,6 +56,9 @@ class Jack:
         self.flows: dict[bytes, Jack] = {}
         """Where frames go that begin with these twelve bytes, as long as the segment stays as it is."""
         self.captures: list[Writer] = []
+        self.no_router: bytes | None = None
+        """The MAC address by which the machine is told, when it asks, that there is no IPv6 router; None: it
+        is told nothing."""
         self._socket: socket.socket | None = None
         self._queue: deque[bytes] = deque()
         self._queued = 0

@@ -15,7 +15,7 @@ from pytest_qemuvm.host.switch.jack import Jack
 from pytest_qemuvm.host.switch.leases import Member
 from pytest_qemuvm.host.switch.services import Services
 from pytest_qemuvm.host.switch.stages import Block, Impaired, Partition
-from pytest_qemuvm.host.switch.station import Station
+from pytest_qemuvm.host.switch.station import Station, station_mac
 from pytest_qemuvm.spec.addresses import checked_mac, parse_address
 from pytest_qemuvm.spec.segment import checked_host
 
@@ -131,6 +131,10 @@ class Segment:
                 holder=f"network {self.name}",
             )
         return services.serve(offer)
+
+    def deny_router(self, port: Port) -> None:
+        """Have the machine at a port told, whenever it asks, that there is no IPv6 router."""
+        port.jack.no_router = station_mac(self.name)
 
     def partition(self, sides: Sequence[Collection[Port]]) -> Rule:
         """Drop what goes from one side to another. Ports on no side talk to everybody."""

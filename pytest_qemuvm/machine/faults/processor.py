@@ -117,7 +117,8 @@ class FromTheStart:
                         seconds=deadline.seconds,
                     )
                 pause.wait(_LOOK_SECONDS)
-            self.gone = hotplug.lost_processor = True
+            self.gone = True
+            hotplug.processors.lost_one()
             return _await(self.channel, number - 1, deadline)
 
     def put_back(self, deadline: Deadline) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.deadline import Deadline
     from pytest_qemuvm.host.switch import Service
     from pytest_qemuvm.machine.networks.network import Network
+    from pytest_qemuvm.machine.networks.wires import Outlet
     from pytest_qemuvm.plan.links import Words
     from pytest_qemuvm.spec.services import Offer
 
@@ -119,6 +120,9 @@ class HostWire:
             self._made.remove(device)
         self._taps = {ip: tap for ip, tap in self._taps.items() if tap != device}
         self._names.give_back(device)
+
+    def expect_boot(self, outlet: Outlet) -> None:
+        """Do nothing: who answers there is the host's to say."""
 
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: D102
         device = self.bridge or self._taps.get(ip)

@@ -233,6 +233,8 @@ class Network(NetworkFaults):
             joint.outlet = self.wire.connect(f"{vm}/{nic}", mac, ip, vm)
             if joint.outlet is not None:
                 served = self.backend == "user" and isinstance(joint.outlet, SegmentOutlet)
+                if spec.boot:
+                    self.wire.expect_boot(joint.outlet)
                 joint.link = replace(link, served=served, commands=joint.outlet.commands)
         except BaseException:
             self.disconnect(vm, nic)

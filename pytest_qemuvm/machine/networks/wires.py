@@ -54,6 +54,9 @@ class Wire(Protocol):
     def connect(self, label: str, mac: str, ip: str | None, vm: str) -> Outlet | None:
         """Make a place for a NIC; ``label`` tells it from others, ``vm`` is the name it is known by."""
 
+    def expect_boot(self, outlet: Outlet) -> None:
+        """Have a machine booted over that place without it waiting for what nobody is there to say."""
+
     def find(self, ip: str, deadline: Deadline) -> str | None:
         """Return the MAC address of who answers for an IP address; None where nobody does in time."""
 
@@ -93,6 +96,10 @@ class SegmentWire:
 
     def connect(self, label: str, mac: str, ip: str | None, vm: str) -> SegmentOutlet:  # noqa: D102
         return SegmentOutlet(self.segment.connect(label, mac, ip, (vm,) if is_host(vm) else ()))
+
+    def expect_boot(self, outlet: Outlet) -> None:  # noqa: D102
+        assert isinstance(outlet, SegmentOutlet)
+        self.segment.deny_router(outlet.port)
 
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: D102
         return self.segment.probe(ip, deadline)
@@ -163,6 +170,9 @@ class UserWire:
     def _gateway_mac(self) -> str:
         """Return the MAC address of the host, as QEMU plays it to a guest."""
         return "52:55:" + self._subnet[USER_GATEWAY].packed.hex(":")
+
+    def expect_boot(self, outlet: Outlet) -> None:
+        """Do nothing: QEMU answers by itself."""
 
     def find(self, ip: str, deadline: Deadline) -> str | None:  # noqa: ARG002, D102
         return None
