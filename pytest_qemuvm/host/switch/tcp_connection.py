@@ -56,7 +56,9 @@ class Connection:
     @property
     def due(self) -> float | None:
         """When ``tick`` has something to do; None: not before something happens."""
-        return self.sender.due if self.phase == "open" else self._due
+        if self.phase == "open":
+            return self.sender.due
+        return self._due if self.phase in ("greeting", "lingering") else None
 
     @property
     def is_over(self) -> bool:

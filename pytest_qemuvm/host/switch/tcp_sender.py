@@ -137,8 +137,8 @@ class Sender:
         if self._probe:
             # A number that was acknowledged long ago asks for an answer and is no byte.
             yield Burst(self.unheard - 1, b"", finishes=False)
-        if self._again:
-            burst = self._burst(self.unheard, self._mss)
+        if self._again and self.window:
+            burst = self._burst(self.unheard, min(self._mss, self.window))
             # There may be more to say by now than there was when it was sent first.
             self.top = max(self.top, burst.ends)
             self.next = max(self.next, burst.ends)
