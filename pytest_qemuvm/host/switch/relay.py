@@ -63,7 +63,8 @@ class Relay:
 
     def turn(self, now: float) -> None:
         """Do what is to be done after something has happened to the connection."""
-        self._to_host()
+        if not self.connection.broken:
+            self._to_host()
         if self.connection.broken:
             self._drop()
         for segment in self.connection.output(now):
@@ -136,7 +137,6 @@ class Relay:
             return
         except OSError:
             self.connection.abort()
-            self._drop()
             return
         if self.connection.is_over:
             self._close()

@@ -22,6 +22,7 @@ PATIENCE = 900.0
 _SCALE = 2
 _WIDEST = 0xFFFF
 _GREETINGS = 6
+_FAR = 1 << 30
 
 Phase = Literal["opening", "greeting", "open", "lingering", "closed"]
 
@@ -97,7 +98,8 @@ class Connection:
 
         The answer to that answer is a reset, if nobody here knows of the connection any more.
         """
-        return self._segment(ACK, self.sender.unheard - 1)
+        # Far from all that it could wait for: what is near may be let pass without a word.
+        return self._segment(ACK, self.sender.unheard - _FAR)
 
     def hear(self, heard: TcpSegment, now: float) -> None:
         """Take in a segment of the other end's."""
