@@ -74,7 +74,7 @@ def test_numbers_begin_again_and_are_found(known, distance):
 
 
 class Peer:
-    """The other end, as simply as it can be: what comes out of order is dropped, what is lost is all sent again."""
+    """The other end, as simple as it can be: it keeps nothing that comes early, and sends all again."""
 
     def __init__(self, dice, data, first, *, mss, scale, window):
         self.dice, self.data = dice, data
@@ -182,54 +182,70 @@ class Line:
                     heapq.heappush(self.under_way, (when, next(self.numbers), target, segment))
 
 
-def talk(seed, upload, download, firsts, line, *, mss=1460, scale=7, window=60000, patience=FOR_EVER):
-    """Have a peer and a connection talk until both have everything; return them and what came to the host."""
-    dice = random.Random(seed)
-    peer = Peer(dice, upload, firsts[0], mss=mss, scale=scale, window=window)
-    line = Line(dice, *line)
-    connection, host, given, now, next_try = None, bytearray(), 0, 0.0, 0.0
-    while now < patience:
-        if connection is not None:
-            if dice.random() < 0.7:
-                count = dice.randrange(len(connection.receiver.ready) + 1)
-                host += connection.receiver.ready[:count]
-                connection.taken(count)
-            if given < len(download) and connection.sender.room:
-                piece = download[given : given + min(connection.sender.room, dice.randrange(1, 9000))]
-                connection.give(piece)
-                given += len(piece)
-            if given == len(download):
-                connection.finish()
-            assert len(connection.receiver.ready) <= ROOM
-            assert connection.sender.room >= 0
-            line.send(now, "peer", [over_the_wire(s) for s in connection.output(now)])
-            everything = len(host) == len(upload) and peer.got == download
-            if connection.is_over and everything and peer.done:
-                return peer, connection, bytes(host)
-        moments = [next_try]
-        if line.under_way:
-            moments.append(line.under_way[0][0])
-        if connection is not None and connection.due is not None:
-            moments.append(connection.due)
-        now = max(now, min(moments))
-        peer.read()
-        if now >= next_try:
-            next_try = now + 0.4
-            if not peer.done or peer.expects is None:
-                line.send(now, "host", [over_the_wire(s) for s in peer.again()])
-        while line.under_way and line.under_way[0][0] <= now:
-            _, _, target, segment = heapq.heappop(line.under_way)
+class Talk:
+    """A peer and a connection, with a line between them, until both have everything."""
+
+    def __init__(self, seed, upload, download, firsts, line, *, mss=1460, scale=7, window=60000):
+        self.dice = random.Random(seed)
+        self.upload, self.download = upload, download
+        self.peer = Peer(self.dice, upload, firsts[0], mss=mss, scale=scale, window=window)
+        self.line = Line(self.dice, *line)
+        self.first = firsts[1]
+        self.connection = None
+        self.host = bytearray()
+        """What came out at the host."""
+        self.given, self.now, self.next_try = 0, 0.0, 0.0
+
+    @property
+    def done(self):
+        has_all = len(self.host) == len(self.upload) and self.peer.got == self.download
+        return self.connection is not None and self.connection.is_over and has_all and self.peer.done
+
+    def run(self):
+        while not self.done:
+            assert self.now < FOR_EVER, (vars(self.peer), vars(self.connection or self.peer))
+            moments = [self.next_try, *(entry[0] for entry in self.line.under_way[:1])]
+            if self.connection is not None and self.connection.due is not None:
+                moments.append(self.connection.due)
+            self.now = max(self.now, min(moments))
+            self.peers_turn()
+            self.deliver()
+            if self.connection is not None:
+                self.hosts_turn(self.connection)
+        return self
+
+    def peers_turn(self):
+        self.peer.read()
+        if self.now >= self.next_try:
+            self.next_try = self.now + 0.4
+            if not self.peer.done:
+                self.line.send(self.now, "host", map(over_the_wire, self.peer.again()))
+
+    def deliver(self):
+        while self.line.under_way and self.line.under_way[0][0] <= self.now:
+            _, _, target, segment = heapq.heappop(self.line.under_way)
             if target == "peer":
-                line.send(now, "host", [over_the_wire(s) for s in peer.hear(segment)])
-            elif connection is None:
-                assert segment.flags & SYN
-                connection = Connection(segment, firsts[1], now)
-                connection.accept(now)
+                self.line.send(self.now, "host", map(over_the_wire, self.peer.hear(segment)))
+            elif self.connection is None:
+                self.connection = Connection(segment, self.first, self.now)
+                self.connection.accept(self.now)
             else:
-                connection.hear(segment, now)
-        if connection is not None:
-            connection.tick(now)
-    raise AssertionError(f"not done: {vars(peer)} {vars(connection) if connection else None}")
+                self.connection.hear(segment, self.now)
+
+    def hosts_turn(self, connection):
+        connection.tick(self.now)
+        assert len(connection.receiver.ready) <= ROOM
+        if self.dice.random() < 0.7:
+            count = self.dice.randrange(len(connection.receiver.ready) + 1)
+            self.host += connection.receiver.ready[:count]
+            connection.taken(count)
+        piece = min(connection.sender.room, self.dice.randrange(1, 9000))
+        connection.give(self.download[self.given : self.given + piece])
+        self.given = min(self.given + piece, len(self.download))
+        if self.given == len(self.download):
+            connection.finish()
+        assert connection.sender.room >= 0
+        self.line.send(self.now, "peer", map(over_the_wire, connection.output(self.now)))
 
 
 @settings(max_examples=80, deadline=None)
@@ -242,13 +258,11 @@ def talk(seed, upload, download, firsts, line, *, mss=1460, scale=7, window=6000
 )  # fmt: skip
 def test_bad_lines_lose_no_byte_and_keep_the_order(seed, sizes, firsts, line, mss, scale, window):
     upload, download = (random.Random(size).randbytes(size) for size in sizes)
-    peer, connection, host = talk(
-        seed, upload, download, firsts, line, mss=mss or 536, scale=scale, window=window
-    )
-    assert host == upload
-    assert bytes(peer.got) == download
-    assert not connection.broken
-    assert not peer.reset
+    talk = Talk(seed, upload, download, firsts, line, mss=mss or 536, scale=scale, window=window).run()
+    assert talk.host == upload
+    assert talk.peer.got == download
+    assert not talk.connection.broken
+    assert not talk.peer.reset
 
 
 def test_a_good_line_needs_nothing_twice():
@@ -263,9 +277,9 @@ def test_a_good_line_needs_nothing_twice():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Connection, "output", count)
-        _, connection, _ = talk(1, b"", data, (0, 0), (0, 0, 0), window=1 << 20)
+        talk = Talk(1, b"", data, (0, 0), (0, 0, 0), window=1 << 20).run()
     assert sum(len(segment.payload) for segment in sent) == len(data)
-    assert connection.sender.round_trip.timeout == 0.2
+    assert talk.connection.sender.round_trip.timeout == 0.2
 
 
 # What is said to what

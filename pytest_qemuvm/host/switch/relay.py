@@ -56,6 +56,11 @@ class Relay:
         """Whether nobody needs it any more."""
         return self._socket is None and self.connection.phase == "closed"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether at most the other end's last words are waited for."""
+        return self.connection.broken or (self._socket is None and self.connection.is_over)
+
     def connected(self, now: float) -> None:
         """Note that the host's end is there, and let the guest begin."""
         self.desk.connections += 1
