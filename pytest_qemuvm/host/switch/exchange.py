@@ -119,7 +119,11 @@ class Exchange:
         if desk is None or not self._has_room():
             self._refuse(mac, key[0], asked)
             return
-        sock, problem = desk.connect()
+        try:
+            sock, problem = desk.connect()
+        except OSError:  # the host has no more descriptors, for example
+            self._refuse(mac, key[0], asked)
+            return
         if problem == errno.EAGAIN:  # what listens on a unix socket is busy: the guest asks again
             sock.close()
             return

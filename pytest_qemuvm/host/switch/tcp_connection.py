@@ -90,7 +90,7 @@ class Connection:
         if self.phase == "opening":
             self._say(RST | ACK, 0)
         elif not self.is_over:
-            self._say(RST | ACK, self.sender.next)
+            self._say(RST | ACK, self.sender.top)
         self._break()
 
     def probe(self) -> TcpSegment:
@@ -120,10 +120,10 @@ class Connection:
             return
         if self.phase == "lingering":
             self.phase = "closed"
-        elif now - self._heard > PATIENCE or (self.phase == "greeting" and self._greetings >= _GREETINGS):
-            self.abort()
-        elif self.phase == "greeting":
+        elif self.phase == "greeting" and self._greetings < _GREETINGS:
             self._greet(now)
+        elif self.phase == "greeting" or self._is_impatient(now):
+            self.abort()
         else:
             self.sender.tick(now)
 
@@ -136,9 +136,14 @@ class Connection:
                 said.append(self._segment(flags, burst.begins, burst.payload))
                 self._owes = False
         if self._owes:
-            said.append(self._segment(ACK, self.sender.next))
+            # Not what is sent again next: it would be answered as what has come already, and so on for ever.
+            said.append(self._segment(ACK, self.sender.top))
             self._owes = False
         return said
+
+    def _is_impatient(self, now: float) -> bool:
+        since = self.sender.waits_since
+        return since is not None and now - max(since, self._heard) > PATIENCE
 
     def _greet(self, now: float) -> None:
         self._greetings += 1
