@@ -250,7 +250,7 @@ class Talk:
         self.line.send(self.now, "peer", map(over_the_wire, connection.output(self.now)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**32), sizes=st.tuples(st.integers(0, 150_000), st.integers(0, 150_000)),
     firsts=st.tuples(NUMBERS, NUMBERS),
@@ -261,7 +261,7 @@ class Talk:
 def test_bad_lines_lose_no_byte_and_keep_the_order(seed, sizes, firsts, line, mss, scale, window):
     mss = mss or tcp.MSS_UNSAID
     # The same number of segments, however short they are.
-    upload, download = (random.Random(size).randbytes(size * mss // 9000) for size in sizes)
+    upload, download = (random.Random(size).randbytes(size * mss // 3000) for size in sizes)
     talk = Talk(seed, upload, download, firsts, line, mss=mss, scale=scale, window=window).run()
     assert talk.host == upload
     assert talk.peer.got == download
