@@ -19,7 +19,7 @@ from pytest_qemuvm import errors
 from pytest_qemuvm.cli import _COMMANDS
 from pytest_qemuvm.guest.channel import ExecResult
 from pytest_qemuvm.guest.console import Console
-from pytest_qemuvm.host.switch import Capture
+from pytest_qemuvm.host.switch import Capture, Service
 from pytest_qemuvm.machine.caches import PowerCut
 from pytest_qemuvm.machine.enduring import Enduring
 from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
@@ -242,6 +242,7 @@ def test_the_reference_names_all_that_can_be_said(names):
             | {"disconnect", "overlaps"},
         ),
         (Capture, {"abandon"}),
+        (Service, set()),
         (Fault, {"aside", "revives", "undo", "turn"}),
         (ChaosRun, set()),
         (ExecResult, set()),

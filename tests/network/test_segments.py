@@ -118,7 +118,7 @@ class TestTalking:
         server.run("ip addr add 10.9.8.1/24 dev eth0")
         server.write_text(
             "/etc/udhcpd.conf",
-            "start 10.9.8.50\nend 10.9.8.60\ninterface eth0\noption subnet 255.255.255.0\n",
+            "start 10.9.8.50\nend 10.9.8.59\ninterface eth0\noption subnet 255.255.255.0\n",
         )
         server.run("mkdir -p /var/lib/misc; touch /var/lib/misc/udhcpd.leases; udhcpd -S /etc/udhcpd.conf")
         client.run("udhcpc -i eth0 -n -q -t 10 -T 1 -s /lib/qemuvm/dhcp", timeout=30)

@@ -15,6 +15,7 @@ from pytest_qemuvm.arch import ARCHITECTURES
 from pytest_qemuvm.errors import SpecError
 from pytest_qemuvm.plan import MONITOR, Surroundings, plan_machine
 from pytest_qemuvm.spec.boot import KernelBoot
+from pytest_qemuvm.spec.network import Link
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -69,6 +70,16 @@ SPECS = {
             nics=[NicSpec(forward=(22, 80)), NicSpec(model="e1000e", mac="52:54:00:AA:BB:CC", outward=True)]
         ),
         WORLD,
+    ),
+    "nics-of-networks": (
+        VMSpec(template="bare", nics=[NicSpec(), NicSpec(forward=22)]),
+        replace(
+            BARE,
+            links={
+                "nic0": Link("lan", "dgram", "10.77.0.10"),
+                "nic1": Link("out", "user", "10.0.2.15", subnet="10.0.2.0/24", served=True),
+            },
+        ),
     ),
     "drivers-and-properties": (
         VMSpec(

@@ -42,6 +42,9 @@ class Exchange:
         self._address = address
         self._services = services
         self._relays: dict[Key, Relay] = {}
+        """Those that guests' segments may be of."""
+        self._alive: set[Relay] = set()
+        """These, and those whose guests have ended while the host still reads."""
         self._flows = Flows(reactor, services, self._answer)
         self._touched: set[Relay] = set()
 
@@ -58,9 +61,10 @@ class Exchange:
         key = packet.source, segment.source, segment.target
         relay = self._relays.get(key)
         asks = segment.flags & (tcp.SYN | tcp.ACK | tcp.RST) == tcp.SYN
-        if asks and (relay is None or relay.connection.phase == "lingering"):
-            if relay is not None:
-                self._forget(relay)
+        if relay is not None and (relay.connection.phase == "closed" or (asks and relay.connection.is_over)):
+            del self._relays[key]
+            relay = None
+        if relay is None and asks:
             self._open(key, heard.source, segment)
         elif relay is None:
             self._refuse(heard.source, packet.source, segment)
@@ -81,7 +85,7 @@ class Exchange:
 
     def lost(self, macs: Collection[bytes]) -> None:
         """End the connections of machines that have gone; nobody is left to be told."""
-        for relay in [relay for relay in self._relays.values() if relay.mac in macs]:
+        for relay in [relay for relay in self._alive if relay.mac in macs]:
             self._forget(relay)
         self._flows.lost(macs)
 
@@ -91,14 +95,14 @@ class Exchange:
         What they have of the connection now only they know. They say it when they are asked, and are told
         then that nobody here knows of it.
         """
-        for relay in [relay for relay in self._relays.values() if relay.mac in macs]:
+        for relay in [relay for relay in self._alive if relay.mac in macs]:
             if relay.connection.phase not in ("opening", "closed"):
                 self.send(relay, relay.connection.probe())
             self._forget(relay)
 
     def withdraw(self, desk: Desk) -> None:
         """Reset the connections to a service."""
-        for relay in [relay for relay in self._relays.values() if relay.desk is desk]:
+        for relay in [relay for relay in self._alive if relay.desk is desk]:
             relay.connection.abort()
             relay.turn(self.now())
             self._forget(relay)
@@ -106,7 +110,7 @@ class Exchange:
 
     def close(self) -> None:
         """End everything."""
-        for relay in tuple(self._relays.values()):
+        for relay in tuple(self._alive):
             self._forget(relay)
         self._flows.close()
 
@@ -115,7 +119,11 @@ class Exchange:
         if desk is None or not self._has_room():
             self._refuse(mac, key[0], asked)
             return
-        sock, problem = desk.connect()
+        try:
+            sock, problem = desk.connect()
+        except OSError:  # the host has no more descriptors, for example
+            self._refuse(mac, key[0], asked)
+            return
         if problem == errno.EAGAIN:  # what listens on a unix socket is busy: the guest asks again
             sock.close()
             return
@@ -126,14 +134,15 @@ class Exchange:
         now = self.now()
         relay = Relay(self, key, mac, desk, Connection(asked, secrets.randbits(32), now), sock)
         self._relays[key] = relay
+        self._alive.add(relay)
         if not problem:
             relay.connected(now)
         self.touch(relay)
 
     def _has_room(self) -> bool:
-        if len(self._relays) < MOST:
+        if len(self._alive) < MOST:
             return True
-        lingering = next((relay for relay in self._relays.values() if relay.connection.is_over), None)
+        lingering = next((relay for relay in self._alive if relay.is_idle), None)
         if lingering is not None:
             self._forget(lingering)
         return lingering is not None
@@ -142,11 +151,15 @@ class Exchange:
         touched, self._touched = self._touched, set()
         for relay in touched:
             relay.turn(self.now())
-            if relay.is_over and self._relays.get(relay.key) is relay:
-                del self._relays[relay.key]
+            if relay.is_over:
+                self._remove(relay)
 
     def _forget(self, relay: Relay) -> None:
         relay.abandon()
+        self._remove(relay)
+
+    def _remove(self, relay: Relay) -> None:
+        self._alive.discard(relay)
         if self._relays.get(relay.key) is relay:
             del self._relays[relay.key]
 

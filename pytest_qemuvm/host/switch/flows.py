@@ -80,7 +80,10 @@ class Flows:
             return None
         if len(self._flows) >= MOST:
             self._end([next(iter(self._flows))])
-        sock, problem = desk.connect()
+        try:
+            sock, problem = desk.connect()
+        except OSError:
+            return None
         if problem:
             sock.close()
             return None

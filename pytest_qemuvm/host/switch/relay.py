@@ -56,6 +56,11 @@ class Relay:
         """Whether nobody needs it any more."""
         return self._socket is None and self.connection.phase == "closed"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether at most the other end's last words are waited for."""
+        return self.connection.broken or (self._socket is None and self.connection.is_over)
+
     def connected(self, now: float) -> None:
         """Note that the host's end is there, and let the guest begin."""
         self.desk.connections += 1
@@ -63,7 +68,8 @@ class Relay:
 
     def turn(self, now: float) -> None:
         """Do what is to be done after something has happened to the connection."""
-        self._to_host()
+        if not self.connection.broken:
+            self._to_host()
         if self.connection.broken:
             self._drop()
         for segment in self.connection.output(now):
@@ -136,7 +142,6 @@ class Relay:
             return
         except OSError:
             self.connection.abort()
-            self._drop()
             return
         if self.connection.is_over:
             self._close()

@@ -22,6 +22,7 @@ PATIENCE = 900.0
 _SCALE = 2
 _WIDEST = 0xFFFF
 _GREETINGS = 6
+_FAR = 1 << 30
 
 Phase = Literal["opening", "greeting", "open", "lingering", "closed"]
 
@@ -56,7 +57,9 @@ class Connection:
     @property
     def due(self) -> float | None:
         """When ``tick`` has something to do; None: not before something happens."""
-        return self.sender.due if self.phase == "open" else self._due
+        if self.phase == "open":
+            return self.sender.due
+        return self._due if self.phase in ("greeting", "lingering") else None
 
     @property
     def is_over(self) -> bool:
@@ -87,7 +90,7 @@ class Connection:
         if self.phase == "opening":
             self._say(RST | ACK, 0)
         elif not self.is_over:
-            self._say(RST | ACK, self.sender.next)
+            self._say(RST | ACK, self.sender.top)
         self._break()
 
     def probe(self) -> TcpSegment:
@@ -95,7 +98,8 @@ class Connection:
 
         The answer to that answer is a reset, if nobody here knows of the connection any more.
         """
-        return self._segment(ACK, self.sender.unheard - 1)
+        # Far from all that it could wait for: what is near may be let pass without a word.
+        return self._segment(ACK, self.sender.unheard - _FAR)
 
     def hear(self, heard: TcpSegment, now: float) -> None:
         """Take in a segment of the other end's."""
@@ -116,10 +120,10 @@ class Connection:
             return
         if self.phase == "lingering":
             self.phase = "closed"
-        elif now - self._heard > PATIENCE or (self.phase == "greeting" and self._greetings >= _GREETINGS):
-            self.abort()
-        elif self.phase == "greeting":
+        elif self.phase == "greeting" and self._greetings < _GREETINGS:
             self._greet(now)
+        elif self.phase == "greeting" or self._is_impatient(now):
+            self.abort()
         else:
             self.sender.tick(now)
 
@@ -132,9 +136,14 @@ class Connection:
                 said.append(self._segment(flags, burst.begins, burst.payload))
                 self._owes = False
         if self._owes:
-            said.append(self._segment(ACK, self.sender.next))
+            # Not what is sent again next: it would be answered as what has come already, and so on for ever.
+            said.append(self._segment(ACK, self.sender.top))
             self._owes = False
         return said
+
+    def _is_impatient(self, now: float) -> bool:
+        since = self.sender.waits_since
+        return since is not None and now - max(since, self._heard) > PATIENCE
 
     def _greet(self, now: float) -> None:
         self._greetings += 1

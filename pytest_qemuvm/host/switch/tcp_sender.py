@@ -69,6 +69,8 @@ class Sender:
         """Bytes that the other end takes, from the oldest that is not acknowledged."""
         self.due: float | None = None
         """When ``tick`` has something to do."""
+        self.waits_since: float | None = None
+        """Since when the other end has had something to acknowledge, or a window to open."""
         self.round_trip = RoundTrip()
         self._mss = mss
         self._waiting = bytearray()
@@ -137,8 +139,8 @@ class Sender:
         if self._probe:
             # A number that was acknowledged long ago asks for an answer and is no byte.
             yield Burst(self.unheard - 1, b"", finishes=False)
-        if self._again:
-            burst = self._burst(self.unheard, self._mss)
+        if self._again and self.window:
+            burst = self._burst(self.unheard, min(self._mss, self.window))
             # There may be more to say by now than there was when it was sent first.
             self.top = max(self.top, burst.ends)
             self.next = max(self.next, burst.ends)
@@ -156,8 +158,11 @@ class Sender:
             yield burst
         is_blocked = not self.window and self._left(end)
         if self.top == self.unheard and not is_blocked:
-            self.due = None
-        elif self.due is None:
+            self.due = self.waits_since = None
+            return
+        if self.waits_since is None:
+            self.waits_since = now
+        if self.due is None:
             self.due = now + self.round_trip.timeout
 
     def _left(self, end: int) -> bool:
