@@ -8,7 +8,6 @@ the log: after a power cut the changes that survive it, else all of them.
 from __future__ import annotations
 
 import itertools
-import secrets
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pytest_qemuvm.host.kept_image import KeptImage
 from pytest_qemuvm.host.memory import copy_data
 from pytest_qemuvm.host.write_log import Keep, read_log, surviving
 from pytest_qemuvm.plan import ImagePlan
-from pytest_qemuvm.spec.seeds import checked_seed
+from pytest_qemuvm.spec.seeds import checked_seed, chosen_seed
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from pytest_qemuvm.host.provision import Provisioner
     from pytest_qemuvm.host.write_log import Entry
     from pytest_qemuvm.plan import CachePlan
-
-_SEED_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +56,8 @@ def checked_cut(keep: object, seed: object) -> tuple[Keep, int | None]:
     number = checked_seed(seed)
     if number is not None and keep != "random":
         raise SpecError(f"seed: with keep={keep!r} nothing is left to chance", hint="use keep='random'")
-    if keep == "random" and number is None:
-        number = secrets.randbits(_SEED_BITS)
+    if keep == "random":
+        number = chosen_seed(number)
     return keep, number  # type: ignore[return-value]  # it is one of them
 
 

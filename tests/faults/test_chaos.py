@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_qemuvm.errors import ChaosError, NotRunning, QemuVMError, SpecError, VMStateError, WaitTimeout
 from pytest_qemuvm.machine.faults import schedule
-from pytest_qemuvm.machine.faults.chaos import Chaos, name_of
+from pytest_qemuvm.machine.faults.chaos import Chaos, called
 from pytest_qemuvm.machine.faults.ledger import FaultLedger
 from pytest_qemuvm.machine.faults.timeline import Timeline
 
@@ -234,8 +234,8 @@ class TestRuns:
                 return None
 
         thing = Thing()
-        assert name_of(thing.paused) == "vm0.paused"
-        assert name_of(partial(thing.paused, size="1M")) == "vm0.paused(size='1M')"
+        assert called(thing.paused) == "vm0.paused"
+        assert called(partial(thing.paused, size="1M")) == "vm0.paused(size='1M')"
         run = make([thing.paused, lambda: None, thing.paused], **QUICK)
         assert run.names == ("vm0.paused", "fault 2", "vm0.paused (3)")
 

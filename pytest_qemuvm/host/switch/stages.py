@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_qemuvm.spec.seeds import chosen_seed
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -152,7 +154,7 @@ class Impaired(Block):
         super().__init__(source, target)
         self._fabric = fabric
         self._impairment = impairment
-        self.seed = random.getrandbits(32) if impairment.seed is None else impairment.seed
+        self.seed = chosen_seed(impairment.seed)
         self._lines: dict[tuple[Jack, Jack], _Line] = {}
         self._under_way: list[_UnderWay] = []
         self._numbers = itertools.count()

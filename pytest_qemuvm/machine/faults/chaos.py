@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_qemuvm.errors import QemuVMError, SpecError
 from pytest_qemuvm.machine.faults.chaos_run import ChaosRun
-from pytest_qemuvm.spec.seeds import checked_seed
+from pytest_qemuvm.spec.seeds import checked_seed, chosen_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +53,7 @@ class Chaos:
             self._ledger,
             self._owner,
             named,
-            secrets.randbits(32) if given is None else given,
+            chosen_seed(given),
             _seconds(interval, "interval"),
             math.inf if duration is None else _seconds(duration, "duration"),
         )
@@ -85,7 +84,7 @@ def _named(faults: object) -> dict[str, FaultMaker]:
     else:
         named = {}
         for number, fault in enumerate(faults, 1):
-            name = name_of(fault) or f"fault {number}"
+            name = called(fault) or f"fault {number}"
             named[name if name not in named else f"{name} ({number})"] = fault
     if not named:
         raise SpecError("chaos: there is no fault to choose from")
@@ -98,11 +97,11 @@ def _named(faults: object) -> dict[str, FaultMaker]:
     return named
 
 
-def name_of(fault: object) -> str | None:
+def called(fault: object) -> str | None:
     """Return what a callable is called in the report: ``vm0.paused``; None where nobody named it."""
     if isinstance(fault, partial):
         given = [*map(repr, fault.args), *(f"{key}={value!r}" for key, value in fault.keywords.items())]
-        name = name_of(fault.func)
+        name = called(fault.func)
         return name and f"{name}({', '.join(given)})"
     name = getattr(fault, "__name__", None)
     if name is None or name == "<lambda>":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_qemuvm.errors import NotConnected, SpecError
 from pytest_qemuvm.machine.networks.wires import SegmentOutlet, SegmentWire
 from pytest_qemuvm.spec.names import name_of, new_file
+from pytest_qemuvm.spec.seeds import chosen_seed
 from pytest_qemuvm.spec.segment import Impairment
 from pytest_qemuvm.spec.sizes import parse_size
 
@@ -89,7 +89,7 @@ class NetworkFaults:
         left out, one is chosen, and the report says which. Raises SpecError for what cannot be.
         """
         limit = parse_size(bandwidth, "bandwidth") if bandwidth is not None else None
-        seed = secrets.randbelow(1 << 32) if seed is None else seed
+        seed = chosen_seed(seed)
         impairment = Impairment(loss, delay, jitter, duplicate, reorder, limit, seed)
         segment = self._segment("impair")
         ways = [self._names(side) if side is not None else None for side in (source, target)]
