@@ -32,7 +32,9 @@ def ends(tmp_path):
             listener.listen(1)
             made[name] = (listener, listener)
         else:
-            made[name] = socket.socketpair()
+            # What a NIC is on carries frames.
+            kind = socket.SOCK_DGRAM if "-net" in name else socket.SOCK_STREAM
+            made[name] = socket.socketpair(socket.AF_UNIX, kind)
         return made[name][1].fileno()
 
     yield made, end
