@@ -56,7 +56,7 @@ def test_it_starts(name, version, ends, tmp_path, monkeypatch):
         )
     text = (GOLDEN / f"{name}.txt").read_text()
     text = re.sub(r"/cache/\w+", str(tmp_path / "kernel"), text.replace("/run/qemuvm/vm0", str(tmp_path)))
-    text = re.sub(r"\{fd:(\w+)\}", lambda found: str(end(found[1])), text)
+    text = re.sub(r"\{fd:([\w-]+)\}", lambda found: str(end(found[1])), text)
     words = shlex.split(text)[1:]
     process = subprocess.Popen(
         [*SIMULATOR, *words],
