@@ -22,11 +22,25 @@ from pytest_qemuvm.spec.settings import resolve
 from pytest_qemuvm.spec.vm import VMSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.vm import VM
 
 MACHINES, ROUNDS = 3, 15
 FILL_SECONDS = 60.0
 """How long the pool may take to have its machines ready: it waits for an idle processor."""
+
+
+def answered(pool: ThreadPoolExecutor, lan: Network, vms: list[VM]) -> float:
+    """Have each have an answer from the next one; return when all had it, and remove everything."""
+    targets = [*vms[1:], vms[0]]
+    list(pool.map(lambda pair: pair[0].run(f"ping -c 1 -W 5 {pair[1].ip}"), zip(vms, targets, strict=True)))
+    moment = time.perf_counter()
+    for vm in vms:
+        vm.delete()
+    lan.delete()
+    return moment
 
 
 def on_a_segment(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> tuple[float, float]:
@@ -41,13 +55,7 @@ def on_a_segment(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> t
         return time.perf_counter() - began
 
     ready = max(pool.map(up, vms))
-    targets = [*vms[1:], vms[0]]
-    list(pool.map(lambda pair: pair[0].run(f"ping -c 1 -W 5 {pair[1].ip}"), zip(vms, targets, strict=True)))
-    answered = time.perf_counter() - began
-    for vm in vms:
-        vm.delete()
-    lan.delete()
-    return ready, answered
+    return ready, answered(pool, lan, vms) - began
 
 
 def alone(harness: Harness, pool: ThreadPoolExecutor, machines: int) -> tuple[float, float]:
@@ -71,13 +79,7 @@ def out_of_the_pool(harness: Harness, pool: ThreadPoolExecutor, machines: int) -
     spec = VMSpec(nics=(NicSpec(network=lan),))
     vms = list(pool.map(lambda _: harness.create_started(None, spec, "bench"), range(machines)))
     ready = time.perf_counter() - began
-    targets = [*vms[1:], vms[0]]
-    list(pool.map(lambda pair: pair[0].run(f"ping -c 1 -W 5 {pair[1].ip}"), zip(vms, targets, strict=True)))
-    answered = time.perf_counter() - began
-    for vm in vms:
-        vm.delete()
-    lan.delete()
-    return ready, answered
+    return ready, answered(pool, lan, vms) - began
 
 
 def a_harness(pool: int) -> Harness:
@@ -86,7 +88,7 @@ def a_harness(pool: int) -> Harness:
     return Harness(settings, discover(settings, cache_dir()), cache_dir(), print)
 
 
-def show(texts: tuple[str, ...], rows: list[tuple[float, ...]]) -> None:
+def show(texts: tuple[str, ...], rows: Sequence[tuple[float, ...]]) -> None:
     """Print the columns of rows of seconds."""
     for text, column in zip(texts, zip(*rows, strict=True), strict=True):
         values = [value * 1000 for value in column]

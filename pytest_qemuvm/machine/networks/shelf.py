@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from typing import TYPE_CHECKING
 
 from pytest_qemuvm.devices.nic import descriptors_of
-from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, QemuVMWarning, SpecError, nearest
+from pytest_qemuvm.errors import NetworkExists, NetworkNotFound, SpecError, nearest
 from pytest_qemuvm.plan.identity import numbered_nics
 from pytest_qemuvm.spec.names import checked_name
 
@@ -16,24 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
     from io import FileIO
-    from ipaddress import IPv4Network
     from pathlib import Path
 
     from pytest_qemuvm.host.links import HostLinks
-    from pytest_qemuvm.host.switch import Switchboard
     from pytest_qemuvm.machine.faults.ledger import FaultLedger
-    from pytest_qemuvm.machine.networks.host_wires import DeviceNames
+    from pytest_qemuvm.machine.networks.builder import Builder
     from pytest_qemuvm.machine.networks.network import Network
     from pytest_qemuvm.machine.networks.parking import Parking, Shape
-    from pytest_qemuvm.machine.networks.wires import Backend, Outlet, Wire
+    from pytest_qemuvm.machine.networks.wires import Outlet
     from pytest_qemuvm.machine.vm import VM
     from pytest_qemuvm.plan import MachinePlan
     from pytest_qemuvm.spec.devices import NicSpec
     from pytest_qemuvm.spec.network import Link, NetworkSpec
-
-
-_FIRST_SUBNET = 10 << 24 | 77 << 16
-"""10.77.0.0, of which networks get a /24 each."""
 
 
 class NetworkShelf:
@@ -50,27 +43,27 @@ class NetworkShelf:
         *,
         is_real: bool,
     ) -> None:
+        """``is_real``: whether network devices of the host are made."""
         self._tag = tag
-        self._links = links
-        self._is_real = is_real
-        """Whether network devices of the host are made."""
-        self._found = ledger, find_vm, require_guest, captures
+        self._needs = tag, links if is_real else None, (ledger, find_vm, require_guest, captures)
         self.captures = captures
         """The directory for what is captured; it is there once something was."""
-        self._names: DeviceNames | None = None
-        self._switchboard: Switchboard | None = None
-        self._networks: dict[str, tuple[Network, str]] = {}
+        self._builder: Builder | None = None
         self._parking: Parking | None = None
-        """There with the first network."""
+        """Both are there with the first network."""
+        self._networks: dict[str, tuple[Network, str]] = {}
         self._lock = threading.Lock()
 
     def make(self, name: str | None, spec: NetworkSpec, owner: str) -> Network:
         """Make a network. Raises NetworkExists, SpecError."""
-        # What networks are made of is loaded with the first one: few suites have any.
-        from pytest_qemuvm.machine.networks.network import House, Network  # noqa: PLC0415
-        from pytest_qemuvm.machine.networks.parking import Parking  # noqa: PLC0415
-
         with self._lock:
+            if self._builder is None or self._parking is None:
+                # What networks are made of is loaded with the first one: few suites have any.
+                from pytest_qemuvm.machine.networks.builder import Builder  # noqa: PLC0415
+                from pytest_qemuvm.machine.networks.parking import Parking  # noqa: PLC0415
+
+                self._builder = Builder(*self._needs)
+                self._parking = Parking(self._builder.double)
             if name is None:
                 name = next(
                     word for n in range(len(self._networks) + 1) if (word := f"net{n}") not in self._networks
@@ -79,12 +72,9 @@ class NetworkShelf:
                 raise NetworkExists(
                     f"there is a network {name!r} already", f"made for {self._networks[name][1]}"
                 )
-            subnet = self._subnet(spec)
-            backend, wire = self._wire(name, spec, subnet)
-            network = Network(name, spec, backend, subnet, wire, House(*self._found, self._forget))
+            others = [network for network, _ in self._networks.values()]
+            network = self._builder.build(name, spec, others, self._forget)
             self._networks[name] = network, owner
-            if self._parking is None:
-                self._parking = Parking(self._double)
         self._parking.note(network)
         return network
 
@@ -115,8 +105,8 @@ class NetworkShelf:
             network.discard()
         if self._parking is not None:
             self._parking.close()
-        if self._switchboard is not None:
-            self._switchboard.close()
+        if self._builder is not None:
+            self._builder.close()
 
     # NICs
 
@@ -225,75 +215,9 @@ class NetworkShelf:
                         hint="give them subnets of their own: network_factory(subnet=...)",
                     )
 
-    # What they are made of
-
-    def _subnet(self, spec: NetworkSpec) -> IPv4Network:
-        """Return the subnet of a network that is being made. The caller holds the lock."""
-        from ipaddress import IPv4Network  # noqa: PLC0415  # see make()
-
-        from pytest_qemuvm.host.links import host_subnets  # noqa: PLC0415
-        from pytest_qemuvm.spec.network import USER_SUBNET  # noqa: PLC0415
-
-        if spec.subnet is not None:
-            return IPv4Network(spec.subnet)
-        if spec.kind == "user":
-            return IPv4Network(USER_SUBNET)
-        taken = [IPv4Network(network.subnet) for network, _ in self._networks.values()]
-        if spec.kind != "segment" and self._is_real:
-            taken += host_subnets()
-        candidates = (IPv4Network((_FIRST_SUBNET + (n << 8), 24)) for n in range(256))
-        for subnet in candidates:
-            if not any(subnet.overlaps(other) for other in taken):
-                return subnet
-        raise SpecError("no subnet of 10.77.0.0/16 is left", hint="say subnet=, or delete networks")
-
-    def _wire(self, name: str, spec: NetworkSpec, subnet: IPv4Network) -> tuple[Backend, Wire]:
-        """Return what a network is made of, which is there then. The caller holds the lock."""
-        from pytest_qemuvm.machine.networks.host_wires import DeviceNames, HostWire  # noqa: PLC0415  # see make()
-        from pytest_qemuvm.machine.networks.wires import SegmentWire, UserWire  # noqa: PLC0415
-        from pytest_qemuvm.spec.network import domain_of  # noqa: PLC0415
-        from pytest_qemuvm.spec.segment import Addressing  # noqa: PLC0415
-
-        if spec.kind == "segment":
-            addressing = Addressing(subnet, domain=domain_of(name)) if spec.addressing else None
-            return "dgram", SegmentWire(self._switch().segment(name, addressing))
-        if spec.kind == "user":
-            return "user", UserWire(name, subnet, self._switch)
-        if self._is_real:
-            self._links.check_allowed()
-        else:
-            text = f"network {name!r} is user-mode networking and no {spec.kind}: networks are a dry-run"
-            warnings.warn(QemuVMWarning(f"{text} (--qemu-network-dry-run=no makes them)"), stacklevel=6)
-        own = subnet if spec.addressing else None
-        if self._names is None:
-            self._names = DeviceNames(self._tag)
-        bridge = None if spec.kind == "tap" else spec.device or self._names.take()
-        links = self._links if self._is_real else None
-        return "tap" if links else "user", HostWire(links, self._names, own, bridge)
-
-    def _double(self, shape: Shape) -> Network:
-        """Return a segment that is like a network, as far as a machine that waits on it can tell."""
-        from pytest_qemuvm.machine.networks.network import House, Network  # noqa: PLC0415  # see make()
-        from pytest_qemuvm.machine.networks.wires import SegmentWire  # noqa: PLC0415
-
-        # Whoever waits has been given its address, and nobody is to find its name.
-        wire = SegmentWire(self._switch().segment(shape.name, None))
-        return Network(shape.name, shape.spec, "dgram", shape.subnet, wire, House(*self._found, _of_no_shelf))
-
-    def _switch(self) -> Switchboard:
-        from pytest_qemuvm.host.switch import Switchboard  # noqa: PLC0415  # few suites have networks
-
-        if self._switchboard is None:
-            self._switchboard = Switchboard()
-        return self._switchboard
-
     def _forget(self, network: Network) -> None:
         with self._lock:
             self._networks.pop(network.name, None)
-
-
-def _of_no_shelf(_double: Network) -> None:
-    """Forget a network that nobody knew."""
 
 
 def _kept(end: socket.socket | FileIO, stack: ExitStack) -> int:
