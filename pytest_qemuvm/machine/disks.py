@@ -59,11 +59,11 @@ class Disk:
     """An image file that VMs can be given and that outlives them; made by ``disk_factory``."""
 
     def __init__(
-        self, record: DiskRecord, forget: Callable[[Disk], None], grow: Callable[[Path, str, int], None]
+        self, record: DiskRecord, remove: Callable[[Disk], None], grow: Callable[[Path, str, int], None]
     ) -> None:
         self.record = record
         self._grow_image = grow
-        self._forget = forget
+        self._remove = remove
         self._attached: list[tuple[VM, HotDevice]] = []
         self._changing = threading.Lock()
         """Held while it is attached, detached, resized or deleted, by one thread after the other."""
@@ -115,8 +115,7 @@ class Disk:
             raise InUse(
                 f"disk {self.name!r} is attached to VM {holder!r}", hint="detach it first", holder=holder
             )
-        self.path.unlink(missing_ok=True)
-        self._forget(self)
+        self._remove(self)
 
     def resize(self, size: int | str, timeout: float = RESIZE_SECONDS) -> None:
         """Make it larger, also while it is attached: QEMU, and the guest if there is one, has the size then.

@@ -49,7 +49,7 @@ class DiskShelf:
             serial = spec.serial or name[:SERIAL_LENGTH]
             disk = Disk(
                 DiskRecord(name, path, spec.format, spec.bytes, serial, template[0] if template else None),
-                self._forget,
+                self._remove,
                 self._provisioner.grow_disk,
             )
             self._disks[name] = disk, owner
@@ -80,6 +80,8 @@ class DiskShelf:
             if name not in self._disks:
                 return name
 
-    def _forget(self, disk: Disk) -> None:
+    def _remove(self, disk: Disk) -> None:
+        # In one step for whoever looks: neither a record without a file nor a file without a record.
         with self._lock:
+            disk.path.unlink(missing_ok=True)
             self._disks.pop(disk.name, None)
