@@ -19,6 +19,13 @@ def await_end(pid):
         assert not deadline.expired
 
 
+def await_stopped(pid):
+    """Wait until the kernel says so: a signal is acted on when the process has its next turn."""
+    deadline = Deadline.after(20)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+        assert not deadline.expired
+
+
 def rows(out):
     """Return the table without its session column, which differs from run to run."""
     return [line.split(None, 5)[1:] for line in out.splitlines()]
@@ -67,6 +74,7 @@ def test_a_machine_that_was_killed_or_stopped_from_outside_is_not_shown_as_runni
     _, mine, shared = sessions()
     psutil.Process(mine).kill()
     psutil.Process(shared).suspend()
+    await_stopped(shared)
     await_end(mine)
     (session,) = json.loads(qemuvm("ps", "--json")[1])["sessions"]
     assert {vm["name"]: vm["state"] for vm in session["vms"]} == {
