@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_qemuvm.spec.services import Protocol, Target
 
 GUEST = pytest.mark.qemuvm(needs="guest")
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds after which what should have come will not come."""
 
 
